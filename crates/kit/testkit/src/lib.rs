@@ -1,0 +1,305 @@
+//! The Sandbox: services and the closure of their needs in one process, over connections in memory.
+
+#![expect(clippy::expect_used, clippy::panic, reason = "this crate only runs in tests, where a panic is the report")]
+//!
+//! It refuses to pass a test whose services logged a warning or an error that the test did not expect.
+//! Invariant: each Sandbox has a home of its own, removed at the end, and opens no socket.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use mirror_client::{Dial, Dialing};
+use mirror_clock::{Clock, ManualClock, SystemClock};
+use mirror_kit::{Channel, Conn, Decl, Env, Exit, Peer, Principal, Service, Shutdown, channel};
+use mirror_paths::Home;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tracing::instrument::WithSubscriber as _;
+
+/// Longest time that a test waits for a condition.
+const WAIT: Duration = Duration::from_secs(20);
+
+/// Wall time at which a manual clock starts: 2026-01-01T00:00:00Z.
+pub const START_MS: u64 = 1_767_225_600_000;
+
+/// What a Sandbox will hold.
+#[derive(Debug)]
+pub struct Sandbox {
+    services: Vec<&'static Service>,
+    clock: Option<ManualClock>,
+    config: String,
+    home: Option<PathBuf>,
+}
+
+impl Sandbox {
+    /// Returns a Sandbox with these services, which must include all that they need.
+    pub fn with(services: &[&'static Service]) -> Self {
+        let mut services = services.to_vec();
+        services.sort_by_key(|s| s.decl.tier);
+        for service in &services {
+            for need in service.decl.needs {
+                assert!(
+                    services.iter().any(|s| s.decl.name == need.service),
+                    "{} needs {}, which is not in the Sandbox",
+                    service.decl.name,
+                    need.service
+                );
+            }
+        }
+        Self { services, clock: None, config: String::new(), home: None }
+    }
+
+    /// Gives the Sandbox a clock that stands still until the test moves it.
+    #[must_use]
+    pub fn manual_clock(mut self) -> Self {
+        self.clock = Some(ManualClock::new(START_MS));
+        self
+    }
+
+    /// Sets the configuration file.
+    #[must_use]
+    pub fn config(mut self, toml: &str) -> Self {
+        toml.clone_into(&mut self.config);
+        self
+    }
+
+    /// Uses a home that exists, and leaves it behind.
+    #[must_use]
+    pub fn at(mut self, home: &Path) -> Self {
+        self.home = Some(home.to_owned());
+        self
+    }
+
+    /// Starts all services and waits until each has its first state.
+    pub async fn start(self) -> Node {
+        let (guard, warnings) = mirror_kit::capture_for_tests();
+        let temp = tempfile::Builder::new().prefix("m").tempdir().expect("a temporary folder can be made");
+        let root = self.home.unwrap_or_else(|| temp.path().join("home"));
+        let home = Home::at(root).expect("the path is absolute");
+        mirror_kit::init(&home).expect("the home can be made");
+        if !self.config.is_empty() {
+            mirror_paths::write_atomic(&home.config(), self.config.as_bytes()).expect("the file can be written");
+        }
+        let hub = Arc::new(Hub::default());
+        let clock: Arc<dyn Clock> = match &self.clock {
+            Some(manual) => Arc::new(manual.clone()),
+            None => Arc::new(SystemClock),
+        };
+        let catalogue: Arc<[&'static Decl]> = self.services.iter().map(|s| s.decl).collect();
+        let mut node = Node {
+            home,
+            hub,
+            clock,
+            manual: self.clock,
+            catalogue,
+            services: self.services.clone(),
+            running: HashMap::new(),
+            warnings,
+            expected: Vec::new(),
+            _guard: guard,
+            _temp: temp,
+        };
+        for service in self.services {
+            node.launch(service.decl.name).await;
+        }
+        node
+    }
+}
+
+#[derive(Debug, Default)]
+struct Hub(Mutex<HashMap<String, mpsc::Sender<Conn>>>);
+
+/// Reaches services of a Sandbox as a given principal.
+#[derive(Debug, Clone)]
+struct HubDial {
+    hub: Arc<Hub>,
+    principal: Principal,
+}
+
+impl Dial for HubDial {
+    fn dial(&self, service: &str) -> Dialing {
+        let door = self.hub.0.lock().unwrap_or_else(PoisonError::into_inner).get(service).cloned();
+        let principal = self.principal.clone();
+        Box::pin(async move {
+            let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
+            let (ours, theirs) = tokio::io::duplex(256 << 10);
+            let peer = Peer { principal, pid: Some(std::process::id()) };
+            door.ok_or_else(refused)?.send(Conn::new(Box::new(theirs), peer)).await.map_err(|_| refused())?;
+            Ok(Box::new(ours) as mirror_client::BoxIo)
+        })
+    }
+}
+
+struct Running {
+    stop: watch::Sender<bool>,
+    task: JoinHandle<Exit>,
+}
+
+/// A running Sandbox.
+pub struct Node {
+    home: Home,
+    hub: Arc<Hub>,
+    clock: Arc<dyn Clock>,
+    manual: Option<ManualClock>,
+    catalogue: Arc<[&'static Decl]>,
+    services: Vec<&'static Service>,
+    running: HashMap<&'static str, Running>,
+    warnings: Arc<Mutex<Vec<String>>>,
+    expected: Vec<String>,
+    _guard: tracing::subscriber::DefaultGuard,
+    _temp: tempfile::TempDir,
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node").field("home", &self.home).finish_non_exhaustive()
+    }
+}
+
+impl Node {
+    /// Returns the home.
+    pub fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// Returns the manual clock; the Sandbox must have been given one.
+    pub fn clock(&self) -> &ManualClock {
+        self.manual.as_ref().expect("the Sandbox has a manual clock")
+    }
+
+    /// Returns a channel to a service, as a local caller.
+    pub fn channel(&self, service: &str) -> Channel {
+        self.channel_as(Principal::Local, service)
+    }
+
+    /// Returns a channel to a service, as any principal.
+    pub fn channel_as(&self, principal: Principal, service: &str) -> Channel {
+        channel(Arc::new(HubDial { hub: Arc::clone(&self.hub), principal }), service)
+    }
+
+    /// Starts a service that was stopped or killed.
+    pub async fn launch(&mut self, name: &str) {
+        let service = *self.services.iter().find(|s| s.decl.name == name).expect("the service is in the Sandbox");
+        let (door, mut conns) = mpsc::channel::<Conn>(64);
+        self.hub.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), door);
+        let incoming = futures_stream(move |cx| conns.poll_recv(cx).map(|conn| conn.map(Ok)));
+        let (stop, shutdown) = Shutdown::pair();
+        let principal = Principal::Service(name.into());
+        let env = Env {
+            home: self.home.clone(),
+            clock: Arc::clone(&self.clock),
+            dial: Arc::new(HubDial { hub: Arc::clone(&self.hub), principal }),
+            catalogue: Arc::clone(&self.catalogue),
+            build: "test",
+        };
+        #[expect(clippy::disallowed_methods, reason = "the Sandbox is what the service's tasks live in")]
+        let task = tokio::spawn(
+            mirror_kit::serve(env, service, incoming, shutdown).with_current_subscriber(),
+        );
+        self.running.insert(service.decl.name, Running { stop, task });
+        let mut kit = mirror_contract::mirror::kit::v1::kit_service_client::KitServiceClient::new(self.channel(name));
+        let starting = i32::from(mirror_contract::mirror::kit::v1::get_state_response::State::Starting);
+        self.wait(&format!("{name} has a state"), async || {
+            let state = kit.get_state(mirror_contract::mirror::kit::v1::GetStateRequest {}).await;
+            match state {
+                Ok(state) if state.get_ref().state != starting => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+    }
+
+    /// Ends a service where it stands, as SIGKILL would.
+    pub async fn kill(&mut self, name: &str) {
+        let running = self.running.remove(name).expect("the service runs");
+        self.hub.0.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        running.task.abort();
+        let _ = running.task.await;
+    }
+
+    /// Asks a service to stop, and returns how it ended.
+    pub async fn stop(&mut self, name: &str) -> Exit {
+        let running = self.running.remove(name).expect("the service runs");
+        self.hub.0.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        let _ = running.stop.send(true);
+        running.task.await.expect("the service did not panic")
+    }
+
+    /// Waits until a condition holds; its error says how things stand and ends up in the message of a time-out.
+    pub async fn wait(&self, what: &str, condition: impl AsyncFnMut() -> Result<(), String>) {
+        wait(what, condition).await;
+    }
+
+    /// Says that a warning or error with this text is expected.
+    pub fn expect_log(&mut self, part: &str) {
+        self.expected.push(part.to_owned());
+    }
+
+    /// Returns the warnings and errors logged so far.
+    pub fn logged(&self) -> Vec<String> {
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Stops all services, upper tiers first, and checks the log.
+    pub async fn finish(mut self) {
+        for service in self.services.clone().iter().rev() {
+            if self.running.contains_key(service.decl.name) {
+                self.stop(service.decl.name).await;
+            }
+        }
+        let unexpected: Vec<String> = self
+            .logged()
+            .into_iter()
+            .filter(|line| !self.expected.iter().any(|part| line.contains(part.as_str())))
+            .collect();
+        assert!(unexpected.is_empty(), "unexpected log lines:\n{}", unexpected.join("\n"));
+    }
+}
+
+/// Waits until a condition holds; its error says how things stand and ends up in the message of a time-out.
+pub async fn wait(what: &str, mut condition: impl AsyncFnMut() -> Result<(), String>) {
+    let started = tokio::time::Instant::now();
+    loop {
+        match condition().await {
+            Ok(()) => return,
+            Err(state) if started.elapsed() > WAIT => {
+                panic!("waited {WAIT:?} until {what}; the last state was: {state}")
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(2)).await,
+        }
+    }
+}
+
+fn futures_stream<T>(
+    poll: impl FnMut(&mut std::task::Context<'_>) -> std::task::Poll<Option<T>> + Send,
+) -> impl tokio_stream::Stream<Item = T> + Send {
+    struct Polled<F>(F);
+    impl<T, F> tokio_stream::Stream for Polled<F>
+    where
+        F: FnMut(&mut std::task::Context<'_>) -> std::task::Poll<Option<T>> + Unpin,
+    {
+        type Item = T;
+        fn poll_next(
+            mut self: std::pin::Pin<&mut Self>,
+            cx: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Option<T>> {
+            (self.0)(cx)
+        }
+    }
+    Polled(Box::new(poll))
+}
+
+/// Returns the folder of real test data: `MIRROR_TEST_DATA`, else `../shared/data` beside the repository.
+pub fn test_data() -> Option<PathBuf> {
+    let given = std::env::var_os("MIRROR_TEST_DATA").map(PathBuf::from);
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../../shared/data");
+    given.into_iter().chain([beside]).find(|dir| dir.is_dir())
+}
+
+/// Returns the folder of small samples in the repository.
+pub fn samples() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../tests/samples")
+}

@@ -1,0 +1,69 @@
+//! The bus without its network, for benchmarks and crash harnesses; no part of the service's surface.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mirror_clock::SystemClock;
+use mirror_types::{EventId, Origin, Subject};
+
+use crate::bus::Bus;
+use crate::config::Config;
+use crate::disk::Disk;
+use crate::error::BusError;
+use crate::event::{NewEvent, Prepared};
+use crate::writer::Expect;
+
+/// An open bus in this process.
+#[derive(Debug, Clone)]
+pub struct Engine(Arc<Bus>);
+
+impl Engine {
+    /// Opens a bus folder; returns what recovery found as text, empty when nothing.
+    pub fn open(
+        bus: &Path,
+        origin: &Origin,
+        config: &Config,
+        disk: Arc<dyn Disk>,
+    ) -> Result<(Self, String), Box<dyn std::error::Error + Send + Sync>> {
+        let (bus, recovery) = Bus::open(bus, origin, config, disk, Arc::new(SystemClock), |_| {})?;
+        let found = if recovery == crate::log::Recovery::default() { String::new() } else { format!("{recovery:?}") };
+        Ok((Self(Arc::new(bus)), found))
+    }
+
+    /// Appends one event and waits until it is synced. Returns its sequence.
+    pub async fn append(&self, subject: &Subject, id: Option<&str>, payload: Bytes) -> Result<u64, BusError> {
+        let mut event = NewEvent::json(subject.clone(), payload);
+        if let Some(id) = id {
+            event = event.with_id(EventId::parse(id).map_err(crate::event::named("id"))?);
+        }
+        let acks = self.0.append(vec![Prepared::new(event, "local")?], Expect::Nothing).await?;
+        Ok(acks.first().map_or(0, |ack| ack.seq))
+    }
+
+    /// Returns an event's id and payload by position.
+    pub fn get(&self, seq: u64) -> Result<(String, Vec<u8>), BusError> {
+        let record = self.0.get(seq)?;
+        let payload = match record.body {
+            crate::reader::Body::Here { payload, .. } => payload,
+            crate::reader::Body::Redacted { .. } => Vec::new(),
+        };
+        Ok((record.header.id.to_string(), payload))
+    }
+
+    /// Returns the head, the index's position, and how many syncs there were.
+    pub fn state(&self) -> (u64, u64, u64) {
+        let status = self.0.status();
+        (status.head, status.index_upto, status.syncs)
+    }
+
+    /// Returns what is damaged; empty when nothing is.
+    pub fn damage(&self) -> String {
+        self.0.status().damage
+    }
+
+    /// Writes what waits and ends the threads.
+    pub fn close(&self) {
+        self.0.close();
+    }
+}

@@ -1,0 +1,99 @@
+//! The few file operations that the log is made of, so that a test can fail, lose or tear each of them.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+/// An open segment.
+pub trait LogFile: Send + Sync + std::fmt::Debug {
+    /// Writes all bytes at an offset.
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Makes everything written so far durable; on macOS this is F_FULLFSYNC.
+    fn sync_data(&self) -> io::Result<()>;
+    /// Cuts or extends the file.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+}
+
+/// Where the log writes. Reading goes through the file system itself.
+pub trait Disk: Send + Sync + std::fmt::Debug {
+    /// Opens a file for writing, and makes it if it does not exist.
+    fn open(&self, path: &Path) -> io::Result<Box<dyn LogFile>>;
+    /// Renames a file.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Makes the names in a folder durable.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Returns the free and total bytes of the volume.
+    fn space(&self, dir: &Path) -> io::Result<(u64, u64)>;
+}
+
+/// The machine's file system.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RealDisk;
+
+impl LogFile for File {
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        std::os::unix::fs::FileExt::write_all_at(self, bytes, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Self::sync_data(self)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        Self::set_len(self, len)?;
+        self.sync_all()
+    }
+}
+
+impl Disk for RealDisk {
+    fn open(&self, path: &Path) -> io::Result<Box<dyn LogFile>> {
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        Ok(Box::new(file))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        mirror_paths::sync_dir(dir)
+    }
+
+    fn space(&self, dir: &Path) -> io::Result<(u64, u64)> {
+        let stat = nix::sys::statvfs::statvfs(dir)?;
+        // The fields are narrower on macOS.
+        #[allow(clippy::useless_conversion, clippy::allow_attributes, reason = "the types differ by system")]
+        let (free, total, unit) =
+            (u64::from(stat.blocks_available()), u64::from(stat.blocks()), u64::from(stat.fragment_size()));
+        Ok((free * unit, total * unit))
+    }
+}
+
+/// Newlines, with which a segment is filled ahead of use.
+static FILL: [u8; 1 << 16] = [b'\n'; 1 << 16];
+
+/// Writes newlines from `from` to `to`.
+pub(crate) fn fill(file: &dyn LogFile, mut from: u64, to: u64) -> io::Result<()> {
+    while from < to {
+        let len = FILL.len().min(usize::try_from(to - from).unwrap_or(usize::MAX));
+        file.write_all_at(&FILL[..len], from)?;
+        from += len as u64;
+    }
+    Ok(())
+}
+
+/// Reads up to `buf.len()` bytes at an offset.
+pub(crate) fn read_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut done = 0;
+    while done < buf.len() {
+        match file.read_at(&mut buf[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(done)
+}

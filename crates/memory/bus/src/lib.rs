@@ -1,0 +1,125 @@
+//! The bus: the durable, hash-chained, human-readable event log that all other state is a fold over.
+//!
+//! One writer thread takes what waits, writes it at once, syncs once, and only then acknowledges and shows it. The format
+//! is `docs/FORMAT.md`. It refuses appends when the log is damaged, the disk reserve is reached, or the caller does not own
+//! the subject's prefix; it never retries a failed sync, and it calls no other service.
+//! Invariant: what was acknowledged is there after any kill or power cut, or its loss is named.
+
+mod api;
+mod bus;
+mod config;
+mod disk;
+mod error;
+mod event;
+mod line;
+mod log;
+mod payload;
+mod reader;
+mod recover;
+mod scan;
+mod segments;
+mod status;
+mod store;
+mod stream;
+mod wire;
+mod writer;
+
+#[doc(hidden)]
+pub mod bench;
+
+use std::sync::Arc;
+
+use mirror_contract::mirror::bus::v1 as pb;
+use mirror_kit::{Built, Context, Criticality, Decl, Primitive, Refusal, Service, StartError, State};
+use mirror_types::Subject;
+
+pub use config::Config;
+pub use disk::{Disk, LogFile, RealDisk};
+pub use error::BusError;
+
+use crate::bus::Bus;
+use crate::event::{NewEvent, Vocabulary};
+use crate::log::Recovery;
+
+/// The declaration of the bus.
+pub const DECL: Decl = Decl {
+    name: "bus",
+    summary: "Keeps the durable, hash-chained event log that all other state is a fold over.",
+    primitive: Primitive::Memory,
+    tier: 0,
+    serves: &["mirror.bus.v1.BusService"],
+    subjects: &["bus", "dead"],
+    reasons: error::REASONS,
+    criticality: Criticality::Vital,
+    memory_mb: 10,
+    max_in_flight: 4096,
+    ..Decl::DEFAULT
+};
+
+/// The bus.
+pub static SERVICE: Service = Service { decl: &DECL, build: |cx| Box::pin(build(cx)) };
+
+async fn build(cx: Context) -> Result<Built, StartError> {
+    let config: Config = cx.config()?;
+    let (home, origin, clock) = (cx.home().clone(), cx.node().origin.clone(), cx.clock());
+    let fatal = cx.clone();
+    let opened = tokio::task::spawn_blocking(move || {
+        let poisoned = move |why| fatal.fatal(format!("a write to the log failed: {why}"));
+        Bus::open(&home.bus(), &origin, &config, Arc::new(RealDisk), clock, poisoned)
+    });
+    let opened = opened.await.map_err(|e| StartError::failed("open the log", e))?;
+    let (bus, recovery) = opened.map_err(|e| StartError::failed("open the log", e))?;
+    let bus = Arc::new(bus);
+    report(&cx, &bus, &recovery).await;
+    if let Some(refusals) = cx.refusals() {
+        cx.tasks().spawn(record_refusals(cx.clone(), Arc::clone(&bus), refusals));
+    }
+    let api = api::Api {
+        bus: Arc::clone(&bus),
+        vocabulary: Vocabulary::new(cx.catalogue()),
+        tasks: cx.tasks().clone(),
+        shutdown: cx.shutdown(),
+        clock: cx.clock(),
+    };
+    let server = pb::bus_service_server::BusServiceServer::new(api);
+    Ok(Built::new().serve(server).on_drain(move || bus.close()))
+}
+
+/// Says what recovery found: in the log, in the state, and as an event.
+async fn report(cx: &Context, bus: &Bus, recovery: &Recovery) {
+    if let Some(damage) = recovery.damage.first() {
+        let why = format!("the log is damaged, appends are refused: {}", damage.describe());
+        tracing::error!(why, ranges = recovery.damage.len(), "recovery");
+        cx.state().set(State::Degraded, why);
+        return;
+    }
+    if recovery.torn.is_none() && recovery.lost == 0 {
+        return;
+    }
+    let (segment, offset, bytes) = recovery.torn.as_ref().map_or((0, 0, 0), |t| (t.segment, t.offset, t.bytes));
+    let after = bus.head().seq;
+    tracing::warn!(segment, offset, bytes, after, lost = recovery.lost, "recovered from an unclean end");
+    let payload = serde_json::json!({
+        "text": format!("cut a torn tail of {bytes} bytes after event {after}"),
+        "bytes": bytes, "segment": segment, "offset": offset, "after": after, "lost_acknowledged": recovery.lost,
+    });
+    own_event(bus, "bus.recovered", payload.to_string()).await;
+}
+
+async fn own_event(bus: &Bus, subject: &str, payload: String) {
+    let Ok(subject) = Subject::parse(subject) else { return };
+    if let Err(e) = bus.record(NewEvent::json(subject, payload)).await {
+        tracing::warn!(error = %e, "an own event was not recorded");
+    }
+}
+
+/// Records who was refused at the door; the kit bounds the rate.
+async fn record_refusals(cx: Context, bus: Arc<Bus>, mut refusals: tokio::sync::mpsc::Receiver<Refusal>) {
+    while let Some(Some(refusal)) = cx.shutdown().or(refusals.recv()).await {
+        let payload = serde_json::json!({
+            "reason": refusal.reason, "uid": refusal.uid, "pid": refusal.pid, "method": refusal.method,
+            "repeated": refusal.repeated,
+        });
+        own_event(&bus, "bus.refused", payload.to_string()).await;
+    }
+}

@@ -1,0 +1,310 @@
+//! The log itself: one writer, one write and one sync for a batch, segments filled ahead of use.
+//!
+//! Synchronous and alone on its thread. Invariant: the chain in memory advances only after the sync.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use mirror_seal::Hash;
+use mirror_types::{Hlc, Origin};
+
+use crate::config::Config;
+use crate::disk::{Disk, LogFile, fill};
+use crate::event::{OWN_ID, Prepared};
+use crate::line::{Content, Place, write_e};
+use crate::recover::{Torn, cut, last_header, scan};
+use crate::scan::Chain;
+use crate::segments::{Damage, STRIDE, Segment, Segments, list, name};
+
+/// Name of the segment that is filled ahead of use.
+const NEXT: &str = "next.fill";
+
+/// Why a log cannot take a batch.
+#[derive(Debug)]
+pub(crate) enum WriteError {
+    /// There is no room for another segment; nothing was written.
+    NoRoom(io::Error),
+    /// A write or sync failed; its outcome is unknown.
+    Failed(io::Error),
+}
+
+/// What opening a log found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Recovery {
+    pub(crate) torn: Option<Torn>,
+    pub(crate) damage: Vec<Damage>,
+    /// Events that the index knows and the log does not.
+    pub(crate) lost: u64,
+}
+
+#[derive(Debug)]
+struct Active {
+    file: Box<dyn LogFile>,
+    segment: Arc<Segment>,
+    len: u64,
+    size: u64,
+}
+
+/// A placed event.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Placed {
+    pub(crate) seq: u64,
+    pub(crate) leaf: Hash,
+}
+
+/// A point in a batch to which it can be taken back.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Mark {
+    chain: Chain,
+    len: usize,
+    starts: usize,
+}
+
+/// The log of this device.
+#[derive(Debug)]
+pub(crate) struct Log {
+    disk: Arc<dyn Disk>,
+    config: Config,
+    origin: Origin,
+    segments: Arc<Segments>,
+    active: Active,
+    /// After the last durable event.
+    durable: Chain,
+    /// After the last event of the batch.
+    chain: Chain,
+    batch: Vec<u8>,
+    starts: Vec<(u64, usize)>,
+    filling: Option<JoinHandle<io::Result<u64>>>,
+}
+
+impl Log {
+    /// Opens the log of an origin under the bus's folder. `seen` is the highest sequence that the index has.
+    pub(crate) fn open(
+        disk: Arc<dyn Disk>,
+        bus: &Path,
+        origin: &Origin,
+        config: Config,
+        seen: u64,
+        wall_ms: u64,
+    ) -> io::Result<(Self, Recovery)> {
+        let dir = bus.join("log").join(origin.as_str());
+        let quarantine = bus.join("quarantine");
+        for dir in [&dir, &quarantine] {
+            mirror_paths::private_dir(dir).map_err(io::Error::other)?;
+        }
+        let _ = std::fs::remove_file(dir.join(NEXT));
+        let segments = Arc::new(Segments::new(dir.clone(), origin.clone()));
+        let found = list(&dir)?;
+        if found.is_empty() {
+            let size = config.first_segment();
+            make(disk.as_ref(), &dir, size)?;
+            disk.rename(&dir.join(NEXT), &dir.join(name(1)))?;
+            disk.sync_dir(&dir)?;
+        }
+        let found = if found.is_empty() { list(&dir)? } else { found };
+        let mut recovery = Recovery::default();
+        let mut chain = Chain::EMPTY;
+        let mut end = 0;
+        let mut last = None;
+        for (i, (first, size)) in found.iter().enumerate() {
+            let segment = segments.add(*first);
+            if *first != chain.seq + 1 {
+                recovery.damage.push(Damage {
+                    first: chain.seq + 1,
+                    last: Some(first - 1),
+                    segment: *first,
+                    offset: 0,
+                    why: "the segments before it are missing",
+                    resume: None,
+                });
+                chain = Chain { seq: first - 1, ..Chain::EMPTY };
+            }
+            if let Some((next, _)) = found.get(i + 1) {
+                // A sealed segment is trusted when it ends where the next begins; readers check every line.
+                if let Some(header) = last_header(&segments, *first)?.filter(|h| h.seq + 1 == *next) {
+                    chain = Chain { seq: header.seq, leaf: header.leaf, hlc: header.hlc };
+                    continue;
+                }
+            }
+            let active = i + 1 == found.len();
+            if chain.seq > 0 && chain.leaf == [0; 32] {
+                // What stood before is missing, so the first event is taken at its word.
+                if let Ok(Ok(event)) = crate::scan::Lines::new(segments.open(&segment)?, 0).event(origin).as_ref() {
+                    chain.leaf = event.header.prev;
+                }
+            }
+            let mut scanned = scan(&segments, &segment, chain, active, seen)?;
+            chain = scanned.chain;
+            end = scanned.end;
+            if let (Some((next, _)), Some(open)) =
+                (found.get(i + 1), scanned.damage.last_mut().filter(|d| d.last.is_none()))
+            {
+                // The next segment begins where this one must have ended.
+                open.last = Some(next - 1);
+                chain = Chain { seq: next - 1, ..Chain::EMPTY };
+            }
+            recovery.damage.extend(scanned.damage);
+            recovery.torn = scanned.torn.or(recovery.torn);
+            last = Some((segment, *size));
+        }
+        for damage in &recovery.damage {
+            segments.mark(damage.clone());
+        }
+        if let Some(torn) = recovery.torn.as_ref().filter(|_| recovery.damage.is_empty()) {
+            cut(disk.as_ref(), &segments, torn, &quarantine, wall_ms)?;
+        }
+        recovery.lost = if recovery.damage.is_empty() { seen.saturating_sub(chain.seq) } else { 0 };
+        let (segment, size) = last.ok_or_else(|| io::Error::other("the log has no segment"))?;
+        let file = disk.open(&dir.join(name(segment.first)))?;
+        let log = Self {
+            disk,
+            config,
+            origin: origin.clone(),
+            segments,
+            active: Active { file, segment, len: end, size },
+            durable: chain,
+            chain,
+            batch: Vec::new(),
+            starts: Vec::new(),
+            filling: None,
+        };
+        Ok((log, recovery))
+    }
+
+    pub(crate) fn segments(&self) -> Arc<Segments> {
+        Arc::clone(&self.segments)
+    }
+
+    pub(crate) fn head(&self) -> Chain {
+        self.durable
+    }
+
+    pub(crate) fn dir(&self) -> PathBuf {
+        self.segments.dir.clone()
+    }
+
+    /// Makes sure that a batch of up to `bytes` can be written.
+    pub(crate) fn room(&mut self, bytes: usize) -> Result<(), WriteError> {
+        debug_assert!(self.batch.is_empty(), "a batch is being placed");
+        if self.active.len + bytes as u64 > self.active.size {
+            self.roll(bytes as u64)?;
+        }
+        if self.filling.is_none() && self.active.len > self.active.size / 2 {
+            let (disk, dir) = (Arc::clone(&self.disk), self.dir());
+            let size = self.config.next_segment(self.active.size);
+            self.filling = mirror_kit::spawn_thread("bus-fill", move || make(disk.as_ref(), &dir, size)).ok();
+        }
+        Ok(())
+    }
+
+    fn roll(&mut self, need: u64) -> Result<(), WriteError> {
+        let dir = self.dir();
+        let ready = self.filling.take().and_then(|fill| fill.join().ok()).and_then(Result::ok);
+        let size = match ready.filter(|size| *size >= need) {
+            Some(size) => size,
+            None => {
+                let size = self.config.next_segment(self.active.size).max(need.next_multiple_of(1 << 16));
+                make(self.disk.as_ref(), &dir, size).map_err(WriteError::NoRoom)?
+            }
+        };
+        // Sealed before the next is named: only the last segment may have a tail.
+        self.active.file.set_len(self.active.len).map_err(WriteError::Failed)?;
+        self.active.size = self.active.len;
+        let first = self.durable.seq + 1;
+        let path = dir.join(name(first));
+        self.disk.rename(&dir.join(NEXT), &path).map_err(WriteError::Failed)?;
+        self.disk.sync_dir(&dir).map_err(WriteError::Failed)?;
+        let file = self.disk.open(&path).map_err(WriteError::Failed)?;
+        let segment = self.segments.add(first);
+        self.active = Active { file, segment, len: 0, size };
+        Ok(())
+    }
+
+    /// Places an event at the end of the batch.
+    pub(crate) fn place(&mut self, event: &Prepared, wall_ms: u64, hlc_ms: u64) -> Placed {
+        let seq = self.chain.seq + 1;
+        let hlc: Hlc = self.chain.hlc.next(hlc_ms);
+        if seq.is_multiple_of(STRIDE) || self.starts.is_empty() {
+            self.starts.push((seq, self.batch.len()));
+        }
+        let place = Place {
+            origin: &self.origin,
+            seq,
+            batch: self.durable.seq + 1,
+            hlc,
+            wall_ms,
+            prev: &self.chain.leaf,
+        };
+        let own;
+        let id = match &event.id {
+            Some(id) => id.as_str(),
+            None => {
+                own = format!("{OWN_ID}{seq}");
+                &own
+            }
+        };
+        let content = Content {
+            subject: event.subject.as_str(),
+            id,
+            stored: event.stored,
+            len: event.len,
+            digest: &event.digest,
+            provenance: &event.provenance,
+        };
+        let leaf = write_e(&mut self.batch, &place, &content);
+        self.batch.extend_from_slice(&event.d_line);
+        self.chain = Chain { seq, leaf, hlc };
+        Placed { seq, leaf }
+    }
+
+    pub(crate) fn mark(&self) -> Mark {
+        Mark { chain: self.chain, len: self.batch.len(), starts: self.starts.len() }
+    }
+
+    /// Takes the batch back to a mark.
+    pub(crate) fn rewind(&mut self, mark: Mark) {
+        self.chain = mark.chain;
+        self.batch.truncate(mark.len);
+        self.starts.truncate(mark.starts);
+    }
+
+    /// Writes and syncs the batch. After an error the log must not be used again.
+    pub(crate) fn commit(&mut self) -> Result<(), WriteError> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        let offset = self.active.len;
+        self.active.file.write_all_at(&self.batch, offset).map_err(WriteError::Failed)?;
+        self.active.file.sync_data().map_err(WriteError::Failed)?;
+        for (seq, start) in self.starts.drain(..) {
+            self.active.segment.note(seq, offset + start as u64);
+        }
+        self.active.len += self.batch.len() as u64;
+        self.durable = self.chain;
+        self.batch.clear();
+        // One very large batch must not hold its memory for ever.
+        self.batch.shrink_to(4 << 20);
+        Ok(())
+    }
+
+    /// Returns the bytes of the active segment that are in use.
+    pub(crate) fn active_bytes(&self) -> u64 {
+        self.active.len
+    }
+}
+
+/// Makes a segment full of newlines under the name of the next one.
+fn make(disk: &dyn Disk, dir: &Path, size: u64) -> io::Result<u64> {
+    let file = disk.open(&dir.join(NEXT))?;
+    let result = file.set_len(0).and_then(|()| fill(file.as_ref(), 0, size)).and_then(|()| file.sync_data());
+    match result {
+        Ok(()) => Ok(size),
+        Err(e) => {
+            // What could not be filled must not keep the last space.
+            let _ = file.set_len(0);
+            Err(e)
+        }
+    }
+}

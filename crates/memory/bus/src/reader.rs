@@ -1,0 +1,147 @@
+//! Reading events back: forwards from any position, on the caller's own thread, checked line by line.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::error::BusError;
+use crate::line::{Header, Payload};
+use crate::payload;
+use crate::recover::rescan;
+use crate::scan::{Event, Lines};
+use crate::segments::{Segment, Segments};
+
+/// A stored event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) header: Header,
+    pub(crate) json: String,
+    pub(crate) body: Body,
+}
+
+/// A stored payload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Body {
+    /// As it was handed in, with its salt.
+    Here { payload: Vec<u8>, salt: [u8; 16] },
+    /// Erased by the event of this sequence.
+    Redacted { by: u64 },
+}
+
+/// A place in the log from which events are read in order.
+#[derive(Debug)]
+pub(crate) struct Cursor {
+    segments: Arc<Segments>,
+    next: u64,
+    open: Option<Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    lines: Lines,
+    segment: Arc<Segment>,
+    /// First sequence of the segment after this one, as known when it was opened.
+    until: Option<u64>,
+}
+
+impl Cursor {
+    /// Returns a cursor before the event `next`, from 1.
+    pub(crate) fn new(segments: Arc<Segments>, next: u64) -> Self {
+        Self { segments, next, open: None }
+    }
+
+    /// Returns the sequence of the event that is read next.
+    pub(crate) fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Reads the next event if it is at most `head`, which must be durable; `want` is asked before the payload is.
+    ///
+    /// Returns nothing after `head`; an event that is not wanted is stepped over.
+    pub(crate) fn read(
+        &mut self,
+        head: u64,
+        want: &mut dyn FnMut(&Header) -> bool,
+    ) -> Result<Option<Record>, BusError> {
+        while self.next <= head {
+            if let Some(damage) = self.segments.damage_at(self.next) {
+                return Err(BusError::Damaged(damage.describe()));
+            }
+            let record = self.step(want)?;
+            self.next += 1;
+            if record.is_some() {
+                return Ok(record);
+            }
+        }
+        Ok(None)
+    }
+
+    fn step(&mut self, want: &mut dyn FnMut(&Header) -> bool) -> Result<Option<Record>, BusError> {
+        let failed = |e: io::Error| BusError::Read(e.to_string());
+        if self.open.as_ref().is_some_and(|open| open.until == Some(self.next)) {
+            self.open = None;
+        }
+        let mut fresh = false;
+        let mut rescanned = false;
+        loop {
+            let mut open = match self.open.take() {
+                Some(open) => open,
+                None => {
+                    fresh = true;
+                    self.seek().map_err(failed)?
+                }
+            };
+            let result = match open.lines.event(&self.segments.origin).map_err(failed)? {
+                Ok(event) if event.header.seq < self.next => None,
+                Ok(event) if event.header.seq == self.next => Some(want(&event.header).then(|| record(&event))),
+                _ if !fresh => {
+                    // What was read ahead may be stale, or the log went on in a new segment.
+                    fresh = true;
+                    let rolled = self.segments.of(self.next).is_some_and(|(s, _)| s.first != open.segment.first);
+                    if !rolled {
+                        open.lines.refresh();
+                        self.open = Some(open);
+                    }
+                    continue;
+                }
+                _ if !rescanned => {
+                    rescanned = true;
+                    let (segment, next) = (Arc::clone(&open.segment), open.until);
+                    if rescan(&self.segments, &segment, next).map_err(failed)? {
+                        tracing::error!(segment = segment.first, "the log is damaged; appends are refused");
+                    }
+                    if let Some(damage) = self.segments.damage_at(self.next) {
+                        return Err(BusError::Damaged(damage.describe()));
+                    }
+                    continue;
+                }
+                _ => return Err(BusError::Read(format!("event {} is not where the log says", self.next))),
+            };
+            self.open = Some(open);
+            if let Some(result) = result {
+                return Ok(result);
+            }
+        }
+    }
+
+    fn seek(&self) -> io::Result<Open> {
+        let (segment, until) =
+            self.segments.of(self.next).ok_or_else(|| io::Error::other("no segment holds it"))?;
+        let (_, offset) = segment.seek(self.next);
+        let lines = Lines::new(self.segments.open(&segment)?, offset).small();
+        Ok(Open { lines, segment, until })
+    }
+}
+
+fn record(event: &Event<'_>) -> Record {
+    let json = String::from_utf8_lossy(&event.e_line[event.header.json.clone()]).into_owned();
+    let body = match &event.payload {
+        Payload::Redacted { by } => Body::Redacted { by: *by },
+        Payload::Here { salt, at } => {
+            let stored = &event.d_line[at.clone()];
+            // The digest has been checked, so what cannot be decoded was stored so.
+            let payload = payload::decode(event.header.stored, stored).unwrap_or_else(|| stored.to_vec());
+            Body::Here { payload, salt: *salt }
+        }
+    };
+    Record { header: event.header.clone(), json, body }
+}

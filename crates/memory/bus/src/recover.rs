@@ -1,0 +1,204 @@
+//! Opening a log after any kind of end: what is whole is kept, what was never acknowledged is cut and kept aside,
+//! what was acknowledged and is damaged is named.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+
+use mirror_types::Origin;
+
+use crate::disk::{Disk, fill, read_at};
+use crate::line::{D_LIMIT, E_LIMIT, Header};
+use crate::scan::{Chain, Lines};
+use crate::segments::{Damage, Segment, Segments, name};
+
+/// A tail that was never acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Torn {
+    pub(crate) segment: u64,
+    pub(crate) offset: u64,
+    pub(crate) bytes: u64,
+}
+
+/// What one segment turned out to hold.
+#[derive(Debug)]
+pub(crate) struct Scanned {
+    pub(crate) chain: Chain,
+    /// Where the next event goes.
+    pub(crate) end: u64,
+    pub(crate) torn: Option<Torn>,
+    pub(crate) damage: Vec<Damage>,
+}
+
+/// Reads a segment from its start. `seen` is the highest sequence that something durable beside the log has seen.
+pub(crate) fn scan(
+    segments: &Segments,
+    segment: &Segment,
+    mut chain: Chain,
+    active: bool,
+    seen: u64,
+) -> io::Result<Scanned> {
+    let origin = &segments.origin;
+    let path = segments.dir.join(name(segment.first));
+    let size = fs::metadata(&path)?.len();
+    let mut lines = Lines::new(File::open(&path)?, 0);
+    let mut damage = Vec::new();
+    loop {
+        let offset = lines.offset();
+        let why = match lines.event(origin)? {
+            Ok(event) => match chain.follow(&event.header) {
+                Ok(()) => {
+                    segment.note(event.header.seq, event.offset);
+                    continue;
+                }
+                Err(flaw) => flaw,
+            },
+            Err(flaw) => flaw,
+        };
+        let end = Scanned { chain, end: offset, torn: None, damage: Vec::new() };
+        if Lines::new(File::open(&path)?, offset).only_newlines()? && (active || offset == size) {
+            return Ok(Scanned { damage, ..end });
+        }
+        let missing = chain.seq + 1;
+        let after = look_ahead(&path, offset, origin, missing)?;
+        let acknowledged = !active || !damage.is_empty() || after.acknowledged || seen >= missing;
+        if !acknowledged {
+            let bytes = last_byte(&path, offset, size)? - offset;
+            return Ok(Scanned { torn: Some(Torn { segment: segment.first, offset, bytes }), damage, ..end });
+        }
+        let found = Damage {
+            first: missing,
+            last: after.resume.as_ref().map(|(_, header)| header.seq - 1),
+            segment: segment.first,
+            offset,
+            why,
+            resume: after.resume.as_ref().map(|(at, _)| *at),
+        };
+        damage.push(found);
+        match after.resume {
+            None => return Ok(Scanned { damage, ..end }),
+            Some((at, header)) => {
+                segment.note_resume(header.seq, at);
+                chain = Chain { seq: header.seq - 1, leaf: header.prev, hlc: mirror_types::Hlc::zero() };
+                lines = Lines::new(File::open(&path)?, at);
+            }
+        }
+    }
+}
+
+struct After {
+    acknowledged: bool,
+    resume: Option<(u64, Header)>,
+}
+
+/// Reads a whole segment again after a reader met a flaw, and records what cannot be read.
+pub(crate) fn rescan(segments: &Segments, segment: &Segment, next: Option<u64>) -> io::Result<bool> {
+    let mut start = Chain { seq: segment.first - 1, ..Chain::EMPTY };
+    if let Ok(event) = Lines::new(segments.open(segment)?, 0).event(&segments.origin)? {
+        start.leaf = event.header.prev;
+    }
+    let scanned = scan(segments, segment, start, next.is_none(), u64::MAX)?;
+    let mut news = false;
+    for mut damage in scanned.damage {
+        damage.last = damage.last.or(next.map(|next| next - 1));
+        news |= segments.mark(damage);
+    }
+    Ok(news)
+}
+
+/// Looks behind a flaw for the next whole event, and for proof that the missing one had been synced.
+fn look_ahead(path: &Path, offset: u64, origin: &Origin, missing: u64) -> io::Result<After> {
+    let mut after = After { acknowledged: false, resume: None };
+    let mut lines = Lines::new(File::open(path)?, offset);
+    while let Some((at, header)) = lines.next_header(origin)? {
+        if header.seq < missing {
+            continue;
+        }
+        // Whatever stands before the write that stored this event was synced before it.
+        after.acknowledged |= header.batch > missing;
+        if after.resume.is_none() && header.seq > missing {
+            let whole = Lines::new(File::open(path)?, at).event(origin)?.is_ok();
+            if whole {
+                after.resume = Some((at, header));
+            }
+        }
+        if after.acknowledged && after.resume.is_some() {
+            break;
+        }
+    }
+    Ok(after)
+}
+
+/// Returns the end of the last byte that is no newline.
+fn last_byte(path: &Path, from: u64, size: u64) -> io::Result<u64> {
+    let file = File::open(path)?;
+    let mut end = size;
+    let mut buf = vec![0; 64 << 10];
+    while end > from {
+        let start = end.saturating_sub(buf.len() as u64).max(from);
+        let len = usize::try_from(end - start).unwrap_or(buf.len());
+        let n = read_at(&file, &mut buf[..len], start)?;
+        if let Some(at) = buf[..n].iter().rposition(|b| *b != b'\n') {
+            return Ok(start + at as u64 + 1);
+        }
+        end = start;
+    }
+    Ok(from)
+}
+
+/// Returns the header of the event with which a sealed segment ends.
+pub(crate) fn last_header(segments: &Segments, first: u64) -> io::Result<Option<Header>> {
+    let path = segments.dir.join(name(first));
+    let size = fs::metadata(&path)?.len();
+    let mut from = size.saturating_sub(8 << 10);
+    loop {
+        let mut lines = Lines::new(File::open(&path)?, from);
+        let mut last = None;
+        while let Some((at, header)) = lines.next_header(&segments.origin)? {
+            last = Some((at, header));
+        }
+        if let Some((at, header)) = last {
+            let mut lines = Lines::new(File::open(&path)?, at);
+            let whole = lines.event(&segments.origin)?.is_ok();
+            return Ok((whole && lines.offset() == size).then_some(header));
+        }
+        let window = (E_LIMIT + D_LIMIT + 4) as u64;
+        if from == 0 || size - from >= window {
+            return Ok(None);
+        }
+        from = size.saturating_sub(window);
+    }
+}
+
+/// Cuts a torn tail: a copy goes to the quarantine, newlines take its place.
+pub(crate) fn cut(
+    disk: &dyn Disk,
+    segments: &Segments,
+    torn: &Torn,
+    quarantine: &Path,
+    wall_ms: u64,
+) -> io::Result<()> {
+    let path = segments.dir.join(name(torn.segment));
+    let folder = quarantine.join(format!("{wall_ms}-torn-tail"));
+    mirror_paths::private_dir(&folder).map_err(io::Error::other)?;
+    let source = File::open(&path)?;
+    let size = source.metadata()?.len();
+    let copy = disk.open(&folder.join(format!("{}@{}", name(torn.segment), torn.offset)))?;
+    let mut buf = vec![0; 64 << 10];
+    let mut at = 0;
+    while at < torn.bytes {
+        let len = buf.len().min(usize::try_from(torn.bytes - at).unwrap_or(usize::MAX));
+        let n = read_at(&source, &mut buf[..len], torn.offset + at)?;
+        if n == 0 {
+            break;
+        }
+        copy.write_all_at(&buf[..n], at)?;
+        at += n as u64;
+    }
+    copy.sync_data()?;
+    disk.sync_dir(&folder)?;
+    disk.sync_dir(quarantine)?;
+    let file = disk.open(&path)?;
+    fill(file.as_ref(), torn.offset, size.max(torn.offset + torn.bytes))?;
+    file.sync_data()
+}

@@ -1,0 +1,158 @@
+//! The segments of a log, as its readers know them: which there are, what is durable, and where events stand.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use mirror_types::Origin;
+
+/// One in so many events has its offset remembered.
+pub(crate) const STRIDE: u64 = 64;
+
+/// Returns a segment's file name.
+pub(crate) fn name(first: u64) -> String {
+    format!("{first:020}.seg")
+}
+
+/// Returns the segments of a folder, by first sequence, with their sizes.
+pub(crate) fn list(dir: &Path) -> io::Result<Vec<(u64, u64)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let file = entry.file_name();
+        let Some(stem) = file.to_str().and_then(|n| n.strip_suffix(".seg")) else { continue };
+        if stem.len() == 20
+            && let Ok(first) = stem.parse()
+        {
+            found.push((first, entry.metadata()?.len()));
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// A range of events that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Damage {
+    /// First sequence that is missing.
+    pub(crate) first: u64,
+    /// Last sequence that is missing; absent when nothing valid follows.
+    pub(crate) last: Option<u64>,
+    pub(crate) segment: u64,
+    pub(crate) offset: u64,
+    pub(crate) why: &'static str,
+    /// Where the next valid event stands in the same segment.
+    pub(crate) resume: Option<u64>,
+}
+
+impl Damage {
+    pub(crate) fn describe(&self) -> String {
+        let range = match self.last {
+            Some(last) if last == self.first => format!("event {last} is"),
+            Some(last) => format!("events {} to {last} are", self.first),
+            None => format!("events from {} on are", self.first),
+        };
+        format!("{range} damaged in segment {} at byte {}: {}", name(self.segment), self.offset, self.why)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) first: u64,
+    offsets: Mutex<Vec<(u64, u64)>>,
+}
+
+impl Segment {
+    pub(crate) fn new(first: u64) -> Self {
+        Self { first, offsets: Mutex::new(vec![(first, 0)]) }
+    }
+
+    /// Remembers where an event stands.
+    pub(crate) fn note(&self, seq: u64, offset: u64) {
+        let mut offsets = self.offsets.lock().unwrap_or_else(PoisonError::into_inner);
+        if offsets.last().is_none_or(|(last, _)| seq >= last + STRIDE) {
+            offsets.push((seq, offset));
+        }
+    }
+
+    /// Remembers where an event stands behind damage, which cannot be read across.
+    pub(crate) fn note_resume(&self, seq: u64, offset: u64) {
+        let mut offsets = self.offsets.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = offsets.partition_point(|(s, _)| *s < seq);
+        if offsets.get(at).is_none_or(|(s, _)| *s != seq) {
+            offsets.insert(at, (seq, offset));
+        }
+    }
+
+    /// Returns the last known place that is not after an event.
+    pub(crate) fn seek(&self, seq: u64) -> (u64, u64) {
+        let offsets = self.offsets.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = offsets.partition_point(|(s, _)| *s <= seq);
+        offsets.get(at.saturating_sub(1)).copied().unwrap_or((self.first, 0))
+    }
+}
+
+/// What readers share with the writer.
+#[derive(Debug)]
+pub(crate) struct Segments {
+    pub(crate) dir: PathBuf,
+    pub(crate) origin: Origin,
+    list: RwLock<Vec<Arc<Segment>>>,
+    damage: RwLock<Vec<Damage>>,
+}
+
+impl Segments {
+    pub(crate) fn new(dir: PathBuf, origin: Origin) -> Self {
+        Self { dir, origin, list: RwLock::default(), damage: RwLock::default() }
+    }
+
+    pub(crate) fn add(&self, first: u64) -> Arc<Segment> {
+        let mut list = self.list.write().unwrap_or_else(PoisonError::into_inner);
+        let segment = Arc::new(Segment::new(first));
+        list.push(Arc::clone(&segment));
+        segment
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.list.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Returns the first position of the log, 1 unless older segments were taken away.
+    pub(crate) fn oldest(&self) -> u64 {
+        self.list.read().unwrap_or_else(PoisonError::into_inner).first().map_or(1, |s| s.first)
+    }
+
+    /// Returns the segment that holds an event, and the first sequence of the next segment.
+    pub(crate) fn of(&self, seq: u64) -> Option<(Arc<Segment>, Option<u64>)> {
+        let list = self.list.read().unwrap_or_else(PoisonError::into_inner);
+        let at = list.partition_point(|s| s.first <= seq);
+        let segment = list.get(at.checked_sub(1)?)?;
+        Some((Arc::clone(segment), list.get(at).map(|s| s.first)))
+    }
+
+    pub(crate) fn open(&self, segment: &Segment) -> io::Result<File> {
+        File::open(self.dir.join(name(segment.first)))
+    }
+
+    /// Records damage; returns whether it is news.
+    pub(crate) fn mark(&self, damage: Damage) -> bool {
+        let mut all = self.damage.write().unwrap_or_else(PoisonError::into_inner);
+        let news = !all.iter().any(|d| d.first == damage.first);
+        if news {
+            all.push(damage);
+            all.sort_by_key(|d| d.first);
+        }
+        news
+    }
+
+    pub(crate) fn damage(&self) -> Vec<Damage> {
+        self.damage.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns the damage that hides an event.
+    pub(crate) fn damage_at(&self, seq: u64) -> Option<Damage> {
+        let all = self.damage.read().unwrap_or_else(PoisonError::into_inner);
+        all.iter().find(|d| d.first <= seq && d.last.is_none_or(|last| seq <= last)).cloned()
+    }
+}

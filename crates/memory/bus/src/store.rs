@@ -1,0 +1,326 @@
+//! The index: ids and subjects, derived from the log and off the path of acknowledgements.
+//!
+//! It holds nothing that the log does not; ahead of it, behind it, corrupt or panicking, it is set aside and rebuilt.
+//! What the log has and the index not yet is kept in memory, so that ids and expectations are exact at all times.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+#[cfg(test)]
+use std::time::Duration;
+
+/// Version of the index's form; another one is rebuilt.
+const FOLD: u64 = 1;
+
+const META: &[u8] = b"m";
+
+/// What the index learns of one event.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    pub(crate) seq: u64,
+    pub(crate) key: Option<[u8; 16]>,
+    pub(crate) subject: Box<str>,
+}
+
+/// Why the index cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    #[error("the index failed: {0}")]
+    Sled(#[from] sled::Error),
+    #[error("the index panicked when it was opened")]
+    Panicked,
+    #[error("the index is of another form")]
+    Form,
+    #[error("the index could not be set aside: {0}")]
+    Aside(#[from] std::io::Error),
+}
+
+#[derive(Debug)]
+pub(crate) struct Store {
+    db: sled::Db,
+    upto: u64,
+}
+
+impl Store {
+    /// Opens the index, or sets it aside and begins a new one.
+    pub(crate) fn open(dir: &Path, aside: &Path) -> Result<Self, StoreError> {
+        match Self::try_open(dir) {
+            Ok(store) => Ok(store),
+            Err(e) => {
+                tracing::info!(error = %e, "the index is set aside and will be rebuilt");
+                let _ = std::fs::remove_dir_all(aside);
+                std::fs::rename(dir, aside)?;
+                Self::try_open(dir)
+            }
+        }
+    }
+
+    fn try_open(dir: &Path) -> Result<Self, StoreError> {
+        let config = sled::Config::new().path(dir).cache_capacity(1 << 20).flush_every_ms(Some(1000));
+        // sled may panic on damaged files.
+        let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| -> Result<Self, StoreError> {
+            let db = config.open()?;
+            let upto = match db.get(META)? {
+                None if db.is_empty() => 0,
+                None => return Err(StoreError::Form),
+                Some(meta) => {
+                    let number = |at: usize| meta.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_be_bytes);
+                    match (number(0), number(8)) {
+                        (Some(FOLD), Some(upto)) => upto,
+                        _ => return Err(StoreError::Form),
+                    }
+                }
+            };
+            Ok(Self { db, upto })
+        }));
+        opened.unwrap_or(Err(StoreError::Panicked))
+    }
+
+    pub(crate) fn upto(&self) -> u64 {
+        self.upto
+    }
+
+    fn apply(&mut self, entries: &[Entry]) -> Result<(), StoreError> {
+        let Some(last) = entries.last() else { return Ok(()) };
+        let mut batch = sled::Batch::default();
+        let mut subjects: HashMap<&str, u64> = HashMap::new();
+        for entry in entries {
+            if let Some(key) = &entry.key {
+                batch.insert(&id_key(key), &entry.seq.to_be_bytes());
+            }
+            subjects.insert(&entry.subject, entry.seq);
+        }
+        for (subject, seq) in subjects {
+            batch.insert(subject_key(subject), &seq.to_be_bytes());
+        }
+        let mut meta = FOLD.to_be_bytes().to_vec();
+        meta.extend_from_slice(&last.seq.to_be_bytes());
+        batch.insert(META, meta);
+        self.db.apply_batch(batch)?;
+        self.upto = last.seq;
+        Ok(())
+    }
+}
+
+fn id_key(key: &[u8; 16]) -> [u8; 17] {
+    let mut full = [b'i'; 17];
+    full[1..].copy_from_slice(key);
+    full
+}
+
+fn subject_key(subject: &str) -> Vec<u8> {
+    [b"s", subject.as_bytes()].concat()
+}
+
+fn sequence(value: Option<sled::IVec>) -> Option<u64> {
+    value.and_then(|v| v.as_ref().try_into().ok()).map(u64::from_be_bytes)
+}
+
+#[derive(Debug, Default)]
+struct Pending {
+    queue: Vec<Entry>,
+    ids: HashMap<[u8; 16], u64>,
+    subjects: HashMap<Box<str>, u64>,
+    upto: u64,
+    head: u64,
+    failed: bool,
+    stop: bool,
+}
+
+/// The index with its tail in memory; shared by the writer, the thread that follows, and readers.
+#[derive(Debug)]
+pub(crate) struct Index {
+    db: sled::Db,
+    pending: Mutex<Pending>,
+    changed: Condvar,
+    limit: u64,
+}
+
+impl Index {
+    pub(crate) fn new(store: &Store, limit: u64) -> Self {
+        let pending = Pending { upto: store.upto, head: store.upto, ..Pending::default() };
+        Self { db: store.db.clone(), pending: Mutex::new(pending), changed: Condvar::new(), limit: limit.max(1) }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the event with an id. A key is a hash, so the caller compares the ids.
+    pub(crate) fn seq_of_id(&self, key: &[u8; 16]) -> Result<Option<u64>, StoreError> {
+        if let Some(seq) = self.lock().ids.get(key) {
+            return Ok(Some(*seq));
+        }
+        Ok(sequence(self.db.get(id_key(key))?))
+    }
+
+    /// Returns the last event of a subject, 0 when there is none.
+    pub(crate) fn last_of(&self, subject: &str) -> Result<u64, StoreError> {
+        if let Some(seq) = self.lock().subjects.get(subject) {
+            return Ok(*seq);
+        }
+        Ok(sequence(self.db.get(subject_key(subject))?).unwrap_or(0))
+    }
+
+    /// Returns subjects after a name, in order.
+    pub(crate) fn subjects(
+        &self,
+        after: &str,
+        limit: usize,
+        want: &dyn Fn(&str) -> bool,
+    ) -> Result<Vec<(String, u64)>, StoreError> {
+        let tail: HashMap<Box<str>, u64> = self.lock().subjects.clone();
+        let mut found: std::collections::BTreeMap<String, u64> = tail
+            .iter()
+            .filter(|(s, _)| s.as_ref() > after && want(s))
+            .map(|(s, seq)| (s.to_string(), *seq))
+            .collect();
+        let mut stored = 0;
+        let mut start = subject_key(after);
+        start.push(0);
+        for row in self.db.range(start..b"t".to_vec()) {
+            let (key, value) = row?;
+            let Ok(name) = std::str::from_utf8(&key[1..]) else { continue };
+            if !want(name) {
+                continue;
+            }
+            found.entry(name.to_owned()).or_insert(sequence(Some(value)).unwrap_or(0));
+            stored += 1;
+            if stored > limit {
+                break;
+            }
+        }
+        Ok(found.into_iter().take(limit).collect())
+    }
+
+    /// Returns the position that the index reflects, and whether it has failed.
+    pub(crate) fn state(&self) -> (u64, bool) {
+        let pending = self.lock();
+        (pending.upto, pending.failed)
+    }
+
+    /// Hands over durable events; waits while the index is too far behind.
+    pub(crate) fn push(&self, entries: Vec<Entry>) {
+        let Some(last) = entries.last().map(|e| e.seq) else { return };
+        let mut pending = self.lock();
+        while !pending.failed && pending.head - pending.upto > self.limit {
+            pending = self.changed.wait(pending).unwrap_or_else(PoisonError::into_inner);
+        }
+        for entry in &entries {
+            if let Some(key) = entry.key {
+                pending.ids.insert(key, entry.seq);
+            }
+            match pending.subjects.get_mut(&entry.subject) {
+                Some(seq) => *seq = entry.seq,
+                None => {
+                    pending.subjects.insert(entry.subject.clone(), entry.seq);
+                }
+            }
+        }
+        pending.head = last;
+        pending.queue.extend(entries);
+        self.changed.notify_all();
+    }
+
+    pub(crate) fn stop(&self) {
+        self.lock().stop = true;
+        self.changed.notify_all();
+    }
+
+    /// Follows the log until it is stopped. Runs on a thread of its own.
+    pub(crate) fn follow(self: Arc<Self>, mut store: Store) {
+        loop {
+            let batch = {
+                let mut pending = self.lock();
+                while pending.queue.is_empty() && !pending.stop {
+                    pending = self.changed.wait(pending).unwrap_or_else(PoisonError::into_inner);
+                }
+                if pending.queue.is_empty() {
+                    break;
+                }
+                std::mem::take(&mut pending.queue)
+            };
+            let applied = batch.chunks(16_384).try_for_each(|chunk| store.apply(chunk));
+            let mut pending = self.lock();
+            if let Err(e) = applied {
+                tracing::error!(error = %e, "the index stopped; ids and expectations stay exact from memory");
+                pending.failed = true;
+                self.changed.notify_all();
+                break;
+            }
+            let upto = store.upto;
+            pending.upto = upto;
+            pending.ids.retain(|_, seq| *seq > upto);
+            pending.subjects.retain(|_, seq| *seq > upto);
+            self.changed.notify_all();
+        }
+        // A hint only: whatever did not reach the disk is folded again.
+        let _ = store.db.flush();
+    }
+
+    /// Waits until the index reflects a position, or the time is up; returns whether it does.
+    #[cfg(test)]
+    fn wait_for(&self, upto: u64, limit: Duration) -> bool {
+        let pending = self.lock();
+        let (pending, _) = self
+            .changed
+            .wait_timeout_while(pending, limit, |p| p.upto < upto && !p.failed)
+            .unwrap_or_else(PoisonError::into_inner);
+        pending.upto >= upto
+    }
+}
+
+/// Returns the index's folder and the one to which a broken index is moved.
+pub(crate) fn folders(bus: &Path) -> (PathBuf, PathBuf) {
+    (bus.join("index"), bus.join("index.bad"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(seq: u64, id: Option<u8>, subject: &str) -> Entry {
+        Entry { seq, key: id.map(|b| [b; 16]), subject: subject.into() }
+    }
+
+    #[test]
+    fn what_is_not_yet_stored_is_answered_from_memory() {
+        let temp = tempfile::tempdir().unwrap();
+        let (dir, aside) = folders(temp.path());
+        let store = Store::open(&dir, &aside).unwrap();
+        let index = Arc::new(Index::new(&store, 10));
+        index.push(vec![entry(1, Some(1), "a.b"), entry(2, None, "a.c")]);
+        assert_eq!(index.seq_of_id(&[1; 16]).unwrap(), Some(1));
+        assert_eq!(index.state().0, 0);
+        let follower = Arc::clone(&index);
+        let thread = mirror_kit::spawn_thread("index", move || follower.follow(store)).unwrap();
+        assert!(index.wait_for(2, Duration::from_secs(5)));
+        assert_eq!(index.lock().ids.len(), 0);
+        assert_eq!(index.seq_of_id(&[1; 16]).unwrap(), Some(1));
+        assert_eq!(index.last_of("a.c").unwrap(), 2);
+        assert_eq!(index.last_of("a").unwrap(), 0);
+        index.push(vec![entry(3, None, "a.b"), entry(4, None, "b")]);
+        let all = index.subjects("", 10, &|_| true).unwrap();
+        assert_eq!(all, [("a.b".to_owned(), 3), ("a.c".to_owned(), 2), ("b".to_owned(), 4)]);
+        assert_eq!(index.subjects("a.b", 1, &|_| true).unwrap(), [("a.c".to_owned(), 2)]);
+        index.stop();
+        thread.join().unwrap();
+        drop(index);
+        assert_eq!(Store::open(&dir, &aside).unwrap().upto(), 4);
+    }
+
+    #[test]
+    fn a_broken_index_is_set_aside() {
+        let temp = tempfile::tempdir().unwrap();
+        let (dir, aside) = folders(temp.path());
+        {
+            let mut store = Store::open(&dir, &aside).unwrap();
+            store.apply(&[entry(1, Some(1), "a")]).unwrap();
+            store.db.insert(META, b"other".to_vec()).unwrap();
+            store.db.flush().unwrap();
+        }
+        let store = Store::open(&dir, &aside).unwrap();
+        assert_eq!(store.upto(), 0);
+        assert!(aside.is_dir());
+    }
+}

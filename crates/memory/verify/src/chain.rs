@@ -1,0 +1,177 @@
+//! What must hold from event to event: sequence, chain, clock, writes, ids.
+
+use crate::erased::Erasures;
+use crate::findings::{Findings, Place};
+use crate::ids::Ids;
+use crate::merkle::{Frontier, Hash, hex};
+use crate::read::{Body, Head};
+use crate::report::{FindingKind, OriginReport, Tail};
+
+/// The state of a log up to a place in it.
+#[derive(Debug, Clone)]
+pub(crate) struct Chain {
+    /// Origin, once known.
+    pub(crate) origin: Option<Box<str>>,
+    /// Sequence that must come next.
+    pub(crate) next: u64,
+    pub(crate) findings: Findings,
+    pub(crate) events: u64,
+    /// Leaf of the event before, unless damage hides it.
+    link: Option<Hash>,
+    /// Whether every leaf so far is in the tree.
+    whole: bool,
+    hlc: Option<u64>,
+    /// Sequence and batch of the last event that was read.
+    last: (u64, u64),
+    head: Option<(u64, Hash)>,
+    first: u64,
+    tree: Frontier,
+    pub(crate) ids: Ids,
+    erasures: Erasures,
+    payload_bytes: u64,
+}
+
+impl Chain {
+    pub(crate) fn new(origin: Option<&str>) -> Self {
+        Self {
+            origin: origin.map(Into::into),
+            next: 1,
+            findings: Findings::default(),
+            events: 0,
+            link: Some([0; 32]),
+            whole: true,
+            hlc: None,
+            last: (0, 0),
+            head: None,
+            first: 0,
+            tree: Frontier::default(),
+            ids: Ids::default(),
+            erasures: Erasures::default(),
+            payload_bytes: 0,
+        }
+    }
+
+    /// Goes on at `seq` after damage that is reported elsewhere.
+    pub(crate) fn skip_to(&mut self, seq: u64) {
+        if seq > self.next {
+            self.next = seq;
+            self.link = None;
+            self.whole = false;
+        }
+    }
+
+    /// Returns whether an event is of this log, as far as its origin is known.
+    pub(crate) fn is_own(&self, origin: &[u8]) -> bool {
+        self.origin.as_ref().is_none_or(|own| own.as_bytes() == origin)
+    }
+
+    /// Takes the next header and reports each rule that it breaks; returns whether it stands at its place.
+    pub(crate) fn header(&mut self, place: Place, head: &Head) -> bool {
+        let seq = head.seq;
+        let mut own = true;
+        match (&self.origin, &head.other) {
+            (_, None) => {}
+            (None, Some(origin)) => self.origin = Some(String::from_utf8_lossy(origin).into()),
+            (Some(_), Some(origin)) => {
+                own = false;
+                let why = format!("the event is of another origin, {}", String::from_utf8_lossy(origin));
+                self.findings.add(FindingKind::ForeignOrigin, place, Some((seq, seq)), why);
+                if seq != self.next {
+                    return false;
+                }
+            }
+        }
+        if seq < self.next {
+            let why = "a sequence that was already read stands here again";
+            self.findings.add(FindingKind::SeqJump, place, Some((seq, seq)), why);
+            return false;
+        }
+        if seq > self.next {
+            let why = "the sequence jumps over them";
+            self.findings.add(FindingKind::SeqJump, place, Some((self.next, seq - 1)), why);
+            self.skip_to(seq);
+        }
+        let Some(next) = seq.checked_add(1) else {
+            self.findings.add(FindingKind::SeqJump, place, Some((seq, seq)), "the sequence has no successor");
+            return false;
+        };
+        self.rules(place, head);
+        self.erasures.settle(seq, head.is_redaction && own, &mut self.findings);
+        self.tree.push(head.leaf);
+        self.link = Some(head.leaf);
+        self.hlc = Some(head.hlc);
+        self.last = (seq, head.batch.min(seq));
+        self.next = next;
+        self.head = Some((seq, head.leaf));
+        if self.events == 0 {
+            self.first = seq;
+        }
+        self.events += 1;
+        self.whole &= own;
+        true
+    }
+
+    fn rules(&mut self, place: Place, head: &Head) {
+        let seq = Some((head.seq, head.seq));
+        if let Some(version) = head.newer {
+            let why = format!("the event is of version {version}; update this program before writing here");
+            self.findings.add(FindingKind::NewerVersion, place, seq, why);
+        }
+        if self.link.is_some_and(|link| link != head.prev) {
+            let why = if head.seq == 1 {
+                "prev of the first event is not zero"
+            } else {
+                "prev is not the leaf of the event before: one of the two was altered"
+            };
+            self.findings.add(FindingKind::WrongPrev, place, seq, why);
+        }
+        if self.hlc.is_some_and(|before| before >= head.hlc) {
+            let why = "the hybrid logical clock does not rise";
+            self.findings.add(FindingKind::HlcNotRising, place, seq, why);
+        }
+        let (last_seq, last_batch) = self.last;
+        let same_write = head.batch == last_batch;
+        let later_write = last_seq < head.batch && head.batch <= head.seq;
+        if !same_write && !later_write {
+            let why = format!(
+                "b is {}, which is neither that of the event before ({last_batch}) nor of a write that began after it",
+                head.batch
+            );
+            self.findings.add(FindingKind::BadBatch, place, seq, why);
+        }
+        if !self.ids.is_new(head.id) {
+            self.findings.add(FindingKind::DuplicateId, place, seq, "an earlier event has the same id");
+        }
+    }
+
+    /// Takes what stands after the header of `seq`.
+    pub(crate) fn body(&mut self, place: Place, seq: u64, body: Body, in_place: bool) {
+        match body {
+            Body::Data(len) if in_place => self.payload_bytes += len as u64,
+            Body::Erased(by) if in_place => self.erasures.note(place, seq, by, &mut self.findings),
+            Body::Data(_) | Body::Erased(_) => {}
+            Body::Wrong(flaw) => self.findings.add(flaw.kind, place, Some((seq, seq)), flaw.message),
+        }
+    }
+
+    /// Ends the log and returns its report.
+    pub(crate) fn finish(mut self, segments: u64, tail: Tail) -> OriginReport {
+        self.erasures.finish(&mut self.findings);
+        OriginReport {
+            origin: self.origin.map(String::from).unwrap_or_default(),
+            segments,
+            events: self.events,
+            first_seq: self.first,
+            head_seq: self.head.map(|(seq, _)| seq).unwrap_or_default(),
+            head_leaf_hex: self.head.map(|(_, leaf)| hex(&leaf)),
+            root_hex: self.whole.then(|| hex(&self.tree.root())),
+            payload_bytes: self.payload_bytes,
+            ids_compared: self.ids.compared,
+            redacted: self.erasures.listed,
+            redacted_count: self.erasures.proven,
+            tail,
+            findings: self.findings.list,
+            findings_left_out: self.findings.left_out,
+        }
+    }
+}
