@@ -44,7 +44,7 @@ pub fn rendered(root: &Path, catalogue: &[&'static Decl]) -> Result<Rendered> {
     rendered.folder("launchagents", "plist", plists::render(catalogue)?);
     rendered.folder("deploy/systemd", "service", units::render(catalogue)?);
     rendered.file("docs/ACCESS.md", tables::access());
-    rendered.file("docs/errors/README.md", tables::errors(catalogue));
+    rendered.file("docs/errors/README.md", tables::errors(&catalogue::reasons(catalogue)));
     let architecture =
         std::fs::read_to_string(root.join("ARCHITECTURE.md")).context("read ARCHITECTURE.md")?;
     let text = files::replace_between(&architecture, "services", &tables::services(catalogue))

@@ -260,7 +260,7 @@ mod tests {
     #[test]
     fn a_rendered_plist_is_valid_once_filled() {
         validate("dev.mirrordna.sample.plist", &sample()).unwrap();
-        check(&plist(&DECL).unwrap(), "not absolute");
+        check(&plist(&DECL).unwrap(), "was not filled in");
     }
 
     #[test]

@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use mirror_contract::METHODS;
-use mirror_kit::{ACCESS, Decl, PrincipalKind, REASONS};
+use mirror_kit::{ACCESS, Decl, PrincipalKind};
+
+use crate::catalogue::Reasons;
 
 const HEAD: &str = "<!-- Rendered by `cargo xtask render`; an edit here is refused by the tests. -->\n";
 
@@ -103,23 +105,22 @@ pub fn access() -> String {
 }
 
 /// Returns docs/errors/README.md: the index of all reasons.
-pub fn errors(catalogue: &[&'static Decl]) -> String {
+pub fn errors(reasons: &Reasons) -> String {
     let mut text = format!(
         "# Errors\n\n{HEAD}\n\
          Every error carries a stable reason in its `google.rpc.ErrorInfo`, and each reason has a page here.\n\
          Programs match on the reason and the gRPC code, never on the message.\n"
     );
-    let mut section = |name: &str, reasons: &[&str]| {
-        let mut reasons = reasons.to_vec();
-        reasons.sort_unstable();
-        let _ = write!(text, "\n## {name}\n\n");
+    for (owner, reasons) in reasons {
+        let title = match *owner {
+            "kit" => "kit: any service",
+            "cli" => "cli: the command line, without a service",
+            service => service,
+        };
+        let _ = write!(text, "\n## {title}\n\n");
         for reason in reasons {
             let _ = writeln!(text, "- [{reason}]({reason}.md)");
         }
-    };
-    section("Any service (the kit)", REASONS);
-    for decl in catalogue.iter().filter(|d| !d.reasons.is_empty()) {
-        section(decl.name, decl.reasons);
     }
     text
 }

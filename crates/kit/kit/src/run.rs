@@ -389,7 +389,10 @@ async fn after_drain(shutdown: &Shutdown, fatal: &mut watch::Receiver<Option<Str
 }
 
 async fn given_up(fatal: &mut watch::Receiver<Option<String>>) {
-    let _ = fatal.wait_for(Option::is_some).await.is_ok();
+    if fatal.wait_for(Option::is_some).await.is_err() {
+        // Nobody is left who could give up.
+        std::future::pending::<()>().await;
+    }
 }
 
 async fn publish(

@@ -200,16 +200,22 @@ impl Node {
             mirror_kit::serve(env, service, incoming, shutdown).with_current_subscriber(),
         );
         self.running.insert(service.decl.name, Running { stop, task });
+        let ended = || self.running.get(name).is_none_or(|r| r.task.is_finished());
         let mut kit = mirror_contract::mirror::kit::v1::kit_service_client::KitServiceClient::new(self.channel(name));
         let starting = i32::from(mirror_contract::mirror::kit::v1::get_state_response::State::Starting);
         self.wait(&format!("{name} has a state"), async || {
             let state = kit.get_state(mirror_contract::mirror::kit::v1::GetStateRequest {}).await;
             match state {
                 Ok(state) if state.get_ref().state != starting => Ok(()),
+                _ if ended() => Ok(()),
                 other => Err(format!("{other:?}")),
             }
         })
         .await;
+        if ended() {
+            let exit = self.stop(name).await;
+            panic!("{name} ended at once: {exit:?}; it logged {:?}", self.logged());
+        }
     }
 
     /// Ends a service where it stands, as SIGKILL would.

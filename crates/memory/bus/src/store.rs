@@ -44,7 +44,17 @@ pub(crate) struct Store {
 impl Store {
     /// Opens the index, or sets it aside and begins a new one.
     pub(crate) fn open(dir: &Path, aside: &Path) -> Result<Self, StoreError> {
-        match Self::try_open(dir) {
+        let mut opened = Self::try_open(dir);
+        for _ in 0..100 {
+            // Its last user's threads let go of the lock a little after they are told to.
+            let Err(StoreError::Sled(sled::Error::Io(e))) = &opened else { break };
+            if !e.to_string().contains("lock") {
+                break;
+            }
+            std::thread::park_timeout(std::time::Duration::from_millis(20));
+            opened = Self::try_open(dir);
+        }
+        match opened {
             Ok(store) => Ok(store),
             Err(e) => {
                 tracing::info!(error = %e, "the index is set aside and will be rebuilt");

@@ -2,8 +2,6 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "in a test, a panic is the report")]
 
-mod fake;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,7 +19,10 @@ use mirror_testkit::{Node, Sandbox};
 use tonic::{Status, Streaming};
 
 async fn sandbox(config: &str) -> Node {
-    Sandbox::with(&[&fake::BUS, &fake::BLOBS, &mirror_import::SERVICE]).config(config).start().await
+    Sandbox::with(&[&mirror_bus::SERVICE, &mirror_blobs::SERVICE, &mirror_import::SERVICE])
+        .config(config)
+        .start()
+        .await
 }
 
 fn request(path: &Path) -> pb::RunImportRequest {
@@ -379,6 +380,15 @@ async fn a_bus_that_restarts_during_an_import_costs_nothing() {
     let (report, _) = finish(running).await.unwrap();
     assert_eq!(report.rows, 30_000);
     assert_eq!((report.taken + report.skipped, report.quarantined), (30_000, 0));
+    let all = events(&node).await;
+    let mut n: Vec<usize> = all.iter().filter(|e| e.subject == "import.claude.prompt").map(|e| { let v: serde_json::Value = serde_json::from_slice(&e.payload).unwrap(); v["row"]["uuid"].as_str().unwrap().parse().unwrap() }).collect();
+    let sorted = n.windows(2).all(|w| w[0] < w[1]);
+    n.sort();
+    let set: std::collections::BTreeSet<usize> = n.iter().copied().collect();
+    let missing: Vec<usize> = (0..30_000).filter(|x| !set.contains(x)).collect();
+    let st = BusServiceClient::new(node.channel("bus")).get_status(bus::GetStatusRequest{}).await.unwrap().into_inner();
+    eprintln!("taken {} skipped {} sorted {sorted} distinct {} missing {:?}..{:?} {st:?} seqs {:?}", report.taken, report.skipped, set.len(), missing.first(), missing.last(), all.windows(2).filter(|w| w[1].seq != w[0].seq+1).map(|w| (w[0].seq, w[1].seq)).collect::<Vec<_>>());
+    eprintln!("{:?}", node.logged());
     let rows = events(&node).await.iter().filter(|event| event.subject == "import.claude.prompt").count();
     assert_eq!(rows, 30_000);
     node.finish().await;

@@ -168,6 +168,7 @@ fn closure(needs: &[String], catalogue: &[&'static Decl]) -> Vec<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalogue::Reasons;
     use mirror_kit::{Away, Need};
 
     const BUS: Decl = Decl { name: "bus", tier: 0, ..Decl::DEFAULT };
@@ -258,7 +259,8 @@ mod tests {
         assert_eq!(crate::tidy::text::problems(&sources), Vec::<String>::new());
         assert_eq!(crate::tidy::names::problems(&sources, &[&DECL]), Vec::<String>::new());
         assert_eq!(crate::tidy::deps::manifests(&sources), Vec::<String>::new());
-        let pages = crate::tidy::docs::problems(&sources, &[&DECL]);
+        let pages =
+            crate::tidy::docs::problems(&sources, &Reasons::from([("deep-shelf", DECL.reasons.to_vec())]));
         let ours: Vec<&String> = pages.iter().filter(|p| p.contains("DEEP")).collect();
         assert!(ours.is_empty(), "{ours:?}");
     }

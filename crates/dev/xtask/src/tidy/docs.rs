@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mirror_kit::{Decl, REASONS};
+use mirror_errors::Kind;
 
 use super::Source;
 use super::names::crates;
+use crate::catalogue::Reasons;
 
 /// Longest README of a group, in lines.
 const GROUP_LINES: usize = 8;
@@ -17,8 +18,8 @@ const PAGE_SECTIONS: &[&str] = &["What happened", "Why", "What to do"];
 const RECORD_SECTIONS: &[&str] = &["Context", "Decision", "Consequences", "What would change our mind"];
 
 /// Returns the problems of pages.
-pub fn problems(sources: &[Source], catalogue: &[&'static Decl]) -> Vec<String> {
-    let mut problems = reasons(sources, catalogue);
+pub fn problems(sources: &[Source], known: &Reasons) -> Vec<String> {
+    let mut problems = reasons(sources, known);
     problems.extend(groups(sources));
     problems.extend(records(sources));
     problems
@@ -33,11 +34,10 @@ fn pages<'a>(sources: &'a [Source], folder: &str) -> BTreeMap<&'a str, &'a str> 
         .collect()
 }
 
-fn reasons(sources: &[Source], catalogue: &[&'static Decl]) -> Vec<String> {
+fn reasons(sources: &[Source], known: &Reasons) -> Vec<String> {
     let mut problems = Vec::new();
-    let kit = REASONS.iter().map(|r| (*r, "kit"));
-    let services = catalogue.iter().flat_map(|d| d.reasons.iter().map(|r| (*r, d.name)));
-    let owners: BTreeMap<&str, &str> = kit.chain(services).collect();
+    let owners: BTreeMap<&str, &str> =
+        known.iter().flat_map(|(owner, list)| list.iter().map(|reason| (*reason, *owner))).collect();
     let pages = pages(sources, "docs/errors/");
     for (reason, owner) in &owners {
         let path = format!("docs/errors/{reason}.md");
@@ -51,10 +51,8 @@ fn reasons(sources: &[Source], catalogue: &[&'static Decl]) -> Vec<String> {
         }
         let kind =
             lines.next().and_then(|l| l.strip_prefix("Kind: ")).and_then(|l| l.split_once(" · service: "));
-        if kind.is_none_or(|(_, service)| service != *owner) {
-            problems.push(format!(
-                "{path}: the first line below the title must be \"Kind: <kind> · service: {owner}\""
-            ));
+        if kind.is_none_or(|(kind, service)| service != *owner || !begins_with_kind(kind)) {
+            problems.push(format!("{path}: below the title stands \"Kind: <a kind> · service: {owner}\""));
         }
         problems.extend(sections(&path, text, PAGE_SECTIONS));
     }
@@ -62,6 +60,11 @@ fn reasons(sources: &[Source], catalogue: &[&'static Decl]) -> Vec<String> {
         problems.push(format!("docs/errors/{stray}.md: no service answers with this reason"));
     }
     problems
+}
+
+fn begins_with_kind(text: &str) -> bool {
+    let first = text.split([' ', ',']).next();
+    Kind::ALL.iter().any(|kind| first == Some(format!("{kind:?}").as_str()))
 }
 
 fn sections(path: &str, text: &str, expected: &[&str]) -> Vec<String> {
@@ -128,23 +131,13 @@ mod tests {
     use super::*;
     use crate::tidy::source;
 
-    const DECL: Decl = Decl { name: "shelf", reasons: &["SHELF_FULL"], ..Decl::DEFAULT };
     const PAGE: &str = "# SHELF_FULL\n\nKind: Exhausted · service: shelf\n\n## What happened\n\na\n\n## Why\n\nb\n\n## What to do\n\nc\n";
     const RECORD: &str = "# 0001: a\n\n## Context\n\na\n\n## Decision\n\na\n\n## Consequences\n\na\n\n## What would change our mind\n\na\n";
 
-    fn kit_pages() -> Vec<Source> {
-        let page = |reason: &&str| {
-            let text = PAGE.replace("SHELF_FULL", reason).replace("service: shelf", "service: kit");
-            source(&format!("docs/errors/{reason}.md"), &text)
-        };
-        REASONS.iter().map(page).collect()
-    }
-
     #[track_caller]
     fn check(extra: &[(&str, &str)], parts: &[&str]) {
-        let mut sources = kit_pages();
-        sources.extend(extra.iter().map(|(path, text)| source(path, text)));
-        let problems = problems(&sources, &[&DECL]);
+        let sources: Vec<Source> = extra.iter().map(|(path, text)| source(path, text)).collect();
+        let problems = problems(&sources, &Reasons::from([("shelf", vec!["SHELF_FULL"])]));
         assert_eq!(problems.len(), parts.len(), "{problems:?}");
         for (problem, part) in problems.iter().zip(parts) {
             assert!(problem.contains(part), "{part:?} in {problem:?}");
@@ -159,6 +152,7 @@ mod tests {
         check(&[(path, PAGE), ("docs/errors/OLD.md", PAGE)], &["OLD.md: no service"]);
         check(&[(path, &PAGE.replace("# SHELF_FULL", "# SHELF"))], &["must be \"# SHELF_FULL\""]);
         check(&[(path, &PAGE.replace("service: shelf", "service: bus"))], &["service: shelf"]);
+        check(&[(path, &PAGE.replace("Kind: Exhausted", "Kind: Full"))], &["a kind"]);
         check(&[(path, &PAGE.replace("## Why", "## Cause"))], &["\"## Why\" is missing"]);
         check(&[(path, &PAGE.replace("\nb\n", ""))], &["\"## Why\" is empty"]);
     }

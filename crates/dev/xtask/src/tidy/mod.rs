@@ -89,7 +89,7 @@ pub fn problems(root: &Path, catalogue: &[&'static Decl]) -> Result<Vec<String>>
     let mut problems = mirror_kit::check_catalogue(catalogue);
     problems.extend(text::problems(&sources));
     problems.extend(names::problems(&sources, catalogue));
-    problems.extend(docs::problems(&sources, catalogue));
+    problems.extend(docs::problems(&sources, &crate::catalogue::reasons(catalogue)));
     problems.extend(deps::manifests(&sources));
     problems.extend(deps::licences(root)?);
     Ok(problems)

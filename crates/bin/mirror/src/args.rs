@@ -1,0 +1,304 @@
+//! The command line: commands, arguments and their help.
+
+use std::path::PathBuf;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::app::BUILD;
+use crate::failure::EXIT_CODES;
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+/// Returns the command line as clap knows it.
+pub fn command() -> clap::Command {
+    Cli::command().after_help(after_help())
+}
+
+fn after_help() -> String {
+    let codes: Vec<String> = EXIT_CODES.iter().map(|(code, what)| format!("  {code:>2}  {what}")).collect();
+    format!(
+        "Environment:\n  MIRROR_HOME  home folder, an absolute path [default: ~/.mirror]\n  \
+         MIRROR_LOG   level of the services' logs, such as debug [default: info]\n  \
+         NO_COLOR     no colours\n\nExit codes:\n{}\n\nData goes to standard output, talk to standard error.",
+        codes.join("\n")
+    )
+}
+
+/// Personal AI infrastructure: small services around one durable log.
+#[derive(Debug, Parser)]
+#[command(name = "mirror", version = BUILD, styles = STYLES, propagate_version = true, max_term_width = 110)]
+#[command(subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Common {
+    /// Home folder; wins over MIRROR_HOME
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) home: Option<PathBuf>,
+    /// Print JSON: one object, or one a line where there are many
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// When to colour
+    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t = Color::Auto)]
+    pub(crate) color: Color,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Color {
+    /// On a terminal, unless NO_COLOR is set
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+impl Color {
+    pub(crate) fn choice(self) -> anstream::ColorChoice {
+        match self {
+            Self::Auto => anstream::ColorChoice::Auto,
+            Self::Always => anstream::ColorChoice::Always,
+            Self::Never => anstream::ColorChoice::Never,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make the home: folders, the device key, the name of the log
+    ///
+    /// What exists is kept, so it is safe to repeat. `up` does the same when the home is new.
+    Init,
+    /// Run the fleet in the foreground until Ctrl-C
+    ///
+    /// Makes the home when it is new, lays the links in its bin folder, starts every service and starts each again
+    /// when it fails, at most once in 10 seconds. Ctrl-C drains: upper tiers first, 15 seconds each; a second Ctrl-C
+    /// ends what is left at once.
+    Up,
+    /// Show what runs
+    ///
+    /// Exits with 0 only when every service that should run serves, with 69 otherwise. A degraded service serves.
+    Status,
+    /// Show the catalogue: every service, its tier and what it calls; needs no fleet
+    Services,
+    /// Show events: the last 20, or those that a filter selects
+    Log(LogArgs),
+    /// Append one event
+    ///
+    /// Subjects of people and scripts begin with "local". The receipt is printed after the event is on disk.
+    Append(AppendArgs),
+    /// Show one event whole, with its header as it is hashed
+    Get(GetArgs),
+    /// Show what happened, by day and by writer
+    Changelog(ChangelogArgs),
+    /// Import transcripts of coding agents: Claude Code, Codex, Gemini
+    ///
+    /// The source is only read, and each row is taken once, however often it is imported. Rows that cannot be read are
+    /// kept in the quarantine folder and counted in the report; they do not change the exit code.
+    Import(ImportArgs),
+    /// Store and fetch blobs
+    Blobs {
+        #[command(subcommand)]
+        verb: BlobsVerb,
+    },
+    /// Call any method of any service with JSON
+    ///
+    /// Without a method, lists the methods with the rules that the contract declares for them. Every service also
+    /// answers GetState, GetMetrics and health Check. Bytes fields are base64, as in the JSON mapping of protobuf.
+    Call(CallArgs),
+    /// Look after the log
+    Bus {
+        #[command(subcommand)]
+        verb: BusVerb,
+    },
+    /// Print a service's counters in the Prometheus text format
+    Metrics {
+        /// Service, as in the catalogue
+        service: String,
+    },
+    /// Print a completion script for a shell
+    Completions {
+        /// Shell
+        shell: Shell,
+    },
+    /// Print the manual page, or write one page for each command
+    Man {
+        /// Folder for the pages, made when it is missing; without it the main page is printed
+        dir: Option<PathBuf>,
+    },
+    /// Run one service as this process
+    #[command(hide = true)]
+    Serve(ServeWhat),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeWhat {
+    /// Service, as in the catalogue
+    pub(crate) service: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogArgs {
+    /// Only subjects that match: "a.*.c" matches one token, "a.>" the rest; may be repeated
+    #[arg(long, value_name = "FILTER")]
+    pub(crate) subject: Vec<String>,
+    /// Only events of this actor, "local" or "svc:<service>"; may be repeated
+    #[arg(long)]
+    pub(crate) actor: Vec<String>,
+    /// Only events with this label; may be repeated
+    #[arg(long)]
+    pub(crate) label: Vec<String>,
+    /// Only events since then: "2026-03-04", "2026-03-04 10:00" (local), RFC 3339, or an age such as "2h" or "3d"
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<String>,
+    /// Only events before then, in the same forms
+    #[arg(long, value_name = "TIME", conflicts_with = "follow")]
+    pub(crate) until: Option<String>,
+    /// Begin at this position
+    #[arg(long, value_name = "SEQ")]
+    pub(crate) from: Option<u64>,
+    /// At most this many [default: 20, or all with --from, --since or --until]
+    #[arg(short = 'n', long = "lines", value_name = "N")]
+    pub(crate) lines: Option<u64>,
+    /// Go on with new events; survives a restart of the bus
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Newest first
+    #[arg(long, conflicts_with = "follow")]
+    pub(crate) reverse: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AppendArgs {
+    /// Subject, such as local.note
+    pub(crate) subject: String,
+    /// Payload; "-" or nothing reads standard input
+    pub(crate) payload: Option<String>,
+    /// How the payload is to be read [default: json when it is a JSON object or array, else text]
+    #[arg(long = "type", value_enum, value_name = "TYPE")]
+    pub(crate) kind: Option<PayloadKind>,
+    /// Idempotency id: the same id with the same content is stored once
+    #[arg(long)]
+    pub(crate) id: Option<String>,
+    /// Label; may be repeated
+    #[arg(long)]
+    pub(crate) label: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PayloadKind {
+    Json,
+    Text,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GetArgs {
+    /// Position, or id
+    #[arg(value_name = "SEQ|ID")]
+    pub(crate) which: String,
+    /// Take the argument for an id even when it is a number
+    #[arg(long)]
+    pub(crate) id: bool,
+    /// Print nothing but the payload, byte for byte
+    #[arg(long)]
+    pub(crate) payload: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ChangelogArgs {
+    /// Only this day, "YYYY-MM-DD" in UTC, "today" or "yesterday"
+    #[arg(long, conflicts_with_all = ["days", "follow"])]
+    pub(crate) day: Option<String>,
+    /// At most this many days, newest first
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) days: u32,
+    /// Only this writer, such as claude-code or svc:bus
+    #[arg(long)]
+    pub(crate) writer: Option<String>,
+    /// Go on with what happens
+    #[arg(short, long, conflicts_with = "days")]
+    pub(crate) follow: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// File or folder
+    pub(crate) path: PathBuf,
+    /// Format [default: recognised for each file]
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<ImportFormat>,
+    /// Report what would be done, and append nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ImportFormat {
+    Claude,
+    Codex,
+    Gemini,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BlobsVerb {
+    /// Store a file and print its digest
+    Put {
+        /// File; "-" reads standard input
+        #[arg(value_name = "FILE|-")]
+        file: PathBuf,
+    },
+    /// Fetch a blob
+    Get {
+        /// BLAKE3 digest, 64 hex digits
+        digest: String,
+        /// File to write; it appears only when the whole blob has arrived and fits its digest
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CallArgs {
+    /// Service, as in the catalogue ("bus") or by its full gRPC name
+    pub(crate) service: String,
+    /// Method, such as GetStatus; without it the methods are listed
+    pub(crate) method: Option<String>,
+    /// Request as JSON; "-" reads standard input. A client stream takes an array, or one object after another
+    /// [default: {}]
+    #[arg(value_name = "JSON|-")]
+    pub(crate) request: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BusVerb {
+    /// Check every byte of the log with a second, independent reader; needs no fleet
+    ///
+    /// Exits with 0 when every acknowledged event is there and whole, 74 on damage, 66 when the folder is missing. A
+    /// torn tail that holds nothing acknowledged is a note.
+    Verify {
+        /// Bus folder, or one log/<origin> folder in it [default: the home's]
+        dir: Option<PathBuf>,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        command().debug_assert();
+    }
+}

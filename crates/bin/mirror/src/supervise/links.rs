@@ -1,0 +1,77 @@
+//! The links in `bin/`: one file under every name that it may be started by.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use mirror_paths::Home;
+
+use crate::app::APP;
+use crate::failure::Failure;
+
+/// Lays `bin/mirror` and a link for each service; returns the path of `bin/mirror`.
+///
+/// A name is replaced in one step, so a service that starts meanwhile finds the old build or the new one.
+pub(crate) fn lay(home: &Home, exe: &Path) -> Result<PathBuf, Failure> {
+    let main = home.bin().join("mirror");
+    link(exe, &main).map_err(|e| Failure::file("link", &main, &e))?;
+    for service in APP.services {
+        let path = home.bin().join(service.decl.link());
+        link(&main, &path).map_err(|e| Failure::file("link", &path, &e))?;
+    }
+    Ok(main)
+}
+
+fn link(from: &Path, to: &Path) -> io::Result<()> {
+    // Renaming one link of a file over another does nothing, and would leave the temporary one behind.
+    if is_same_file(from, to) {
+        return Ok(());
+    }
+    let temp = to.with_extension("new");
+    match fs::remove_file(&temp) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    if fs::hard_link(from, &temp).is_err() {
+        // Another file system, or one without links.
+        fs::copy(from, &temp)?;
+        fs::set_permissions(&temp, fs::Permissions::from_mode(0o700))?;
+    }
+    fs::rename(&temp, to)
+}
+
+fn is_same_file(a: &Path, b: &Path) -> bool {
+    match (fs::metadata(a), fs::symlink_metadata(b)) {
+        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_one_file_and_follow_a_new_build() {
+        let temp = tempfile::tempdir().unwrap();
+        let home = Home::at(temp.path().join("m")).unwrap();
+        home.prepare().unwrap();
+        let (old, new) = (temp.path().join("old"), temp.path().join("new"));
+        fs::write(&old, "old").unwrap();
+        fs::write(&new, "new").unwrap();
+
+        let main = lay(&home, &old).unwrap();
+        assert_eq!(main, home.bin().join("mirror"));
+        assert!(is_same_file(&old, &main));
+        lay(&home, &new).unwrap();
+        lay(&home, &main).unwrap();
+        let mut names = Vec::new();
+        for entry in fs::read_dir(home.bin()).unwrap() {
+            let path = entry.unwrap().path();
+            assert_eq!(fs::read_to_string(&path).unwrap(), "new", "{}", path.display());
+            names.push(path.file_name().unwrap().to_string_lossy().into_owned());
+        }
+        assert_eq!(names.len(), APP.services.len() + 1, "{names:?}");
+    }
+}

@@ -1,0 +1,1 @@
+//! The command line without a fleet: help, exit codes, JSON, completions, pages, tables.

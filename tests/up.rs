@@ -1,0 +1,1 @@
+//! The fleet in the foreground, with real processes.
