@@ -34,7 +34,7 @@ impl Remote {
         let details = status.get_error_details();
         let info = details.error_info();
         Self {
-            kind: Kind::from_code(status.code()),
+            kind: if gave_up(status) { Kind::Timeout } else { Kind::from_code(status.code()) },
             reason: info.map(|i| i.reason.clone()).unwrap_or_default(),
             domain: info.map(|i| i.domain.clone()).unwrap_or_default(),
             message: status.message().to_owned(),
@@ -53,9 +53,21 @@ impl Remote {
 
     /// Returns whether the peer could not be reached, or went away during the call.
     pub fn is_away(status: &Status) -> bool {
-        matches!(status.code(), Code::Unavailable | Code::Cancelled)
+        (matches!(status.code(), Code::Unavailable | Code::Cancelled) && !gave_up(status))
             || (status.code() == Code::Unknown && status.get_error_details().error_info().is_none())
     }
+}
+
+/// Returns whether the caller's own deadline ended the call, which tonic reports as cancelled.
+fn gave_up(status: &Status) -> bool {
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        if error.is::<tonic::TimeoutExpired>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 impl fmt::Display for Remote {
@@ -69,3 +81,16 @@ impl fmt::Display for Remote {
 }
 
 impl std::error::Error for Remote {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_of_the_callers_own_is_no_absence_of_the_peer() {
+        let expired = Status::from_error(Box::new(tonic::TimeoutExpired(())));
+        assert_eq!(Remote::from_status(&expired).kind, Kind::Timeout);
+        assert!(!Remote::is_away(&expired));
+        assert!(Remote::is_away(&Status::cancelled("reset")));
+    }
+}

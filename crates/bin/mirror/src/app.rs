@@ -13,6 +13,7 @@ pub static APP: App = App {
         &mirror_bus::SERVICE,
         &mirror_changelog::SERVICE,
         &mirror_import::SERVICE,
+        &mirror_registry::SERVICE,
     ],
 };
 

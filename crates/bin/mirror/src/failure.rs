@@ -88,6 +88,15 @@ impl Failure {
         self
     }
 
+    /// Adds the likeliest remedy, before the others.
+    #[must_use]
+    pub(crate) fn hint_first(mut self, text: impl Into<String>) -> Self {
+        if let Self::Error(report) = &mut self {
+            report.hints.insert(0, text.into());
+        }
+        self
+    }
+
     /// Returns an error that should not be possible.
     pub(crate) fn bug(message: impl Into<String>) -> Self {
         Self::new(Kind::Bug, "CLI_BUG", message)

@@ -147,6 +147,11 @@ pub(crate) fn count(n: u64) -> String {
     out
 }
 
+/// Returns a number and its noun, which takes an "s" for more than one.
+pub(crate) fn some(n: u64, noun: &str) -> String {
+    format!("{} {noun}{}", count(n), if n == 1 { "" } else { "s" })
+}
+
 /// Returns a word that a shell takes for `text`.
 pub(crate) fn shell_word(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_./-:=@%+,".contains(c);
@@ -196,6 +201,7 @@ mod tests {
             [900, 61_000, 7_260_000, 90_000_000].map(duration),
             ["0 s", "1 min 1 s", "2 h 1 min", "1 d 1 h"]
         );
+        assert_eq!([0, 1, 2_000].map(|n| some(n, "event")), ["0 events", "1 event", "2,000 events"]);
         assert_eq!(utc_day(1_767_225_600_000, 1).as_deref(), Some("2025-12-31"));
     }
 

@@ -20,6 +20,9 @@
 //! # }
 //! ```
 
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
 use std::time::Duration;
 
 use mirror_contract::mirror::bus::v1 as pb;
@@ -61,22 +64,32 @@ pub enum Next {
     Elsewhere,
 }
 
+/// A stream that is being opened; `None` when the log does not hold the place.
+type Opening = Pin<Box<dyn Future<Output = Result<Option<Streaming<pb::TailResponse>>, Status>> + Send>>;
+
 /// Reads the log of the bus from a place on, for ever.
-#[derive(Debug)]
 pub struct Follower {
     bus: BusServiceClient<Channel>,
     filter: Option<pb::Filter>,
     place: Place,
+    /// Kept here, so that a call that is dropped again and again gets on.
+    opening: Option<Opening>,
     stream: Option<Streaming<pb::TailResponse>>,
     wake: Option<Instant>,
     pause: Duration,
+}
+
+impl fmt::Debug for Follower {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Follower").field("place", &self.place).finish_non_exhaustive()
+    }
 }
 
 impl Follower {
     /// Returns a follower that hands out what comes after a place.
     pub fn new(bus: Channel, place: Place) -> Self {
         let bus = BusServiceClient::new(bus);
-        Self { bus, filter: None, place, stream: None, wake: None, pause: PAUSE }
+        Self { bus, filter: None, place, opening: None, stream: None, wake: None, pause: PAUSE }
     }
 
     /// Leaves out the events that do not match.
@@ -94,6 +107,7 @@ impl Follower {
     /// Starts again at the first event.
     pub fn restart(&mut self) {
         self.place = Place::default();
+        self.opening = None;
         self.stream = None;
         self.wake = None;
     }
@@ -111,7 +125,12 @@ impl Follower {
             tokio::time::sleep_until(wake).await;
             self.wake = None;
         }
-        match self.open().await {
+        let opening = self
+            .opening
+            .get_or_insert_with(|| Box::pin(open(self.bus.clone(), self.place.clone(), self.filter.clone())));
+        let opened = opening.await;
+        self.opening = None;
+        match opened {
             Ok(Some(stream)) => {
                 self.stream = Some(stream);
                 Next::Open
@@ -125,36 +144,13 @@ impl Follower {
         }
     }
 
-    /// Opens the stream; `None` when the log does not hold the place.
-    async fn open(&mut self) -> Result<Option<Streaming<pb::TailResponse>>, Status> {
-        if self.place.seq > 0 {
-            let by = Some(pb::get_event_request::By::Seq(self.place.seq));
-            match self.bus.get_event(pb::GetEventRequest { by }).await {
-                Ok(found) => {
-                    let leaf = found.into_inner().event.unwrap_or_default().leaf;
-                    if leaf != self.place.leaf {
-                        return Ok(None);
-                    }
-                }
-                Err(status) if is_missing(&status) => return Ok(None),
-                Err(status) => return Err(status),
-            }
-        }
-        let from = self.place.upto.saturating_add(1);
-        let request = pb::TailRequest { from, filter: self.filter.clone() };
-        match self.bus.tail(request).await {
-            Ok(stream) => Ok(Some(stream.into_inner())),
-            Err(status) if is_missing(&status) => Ok(None),
-            Err(status) => Err(status),
-        }
-    }
-
     fn take(&mut self, response: pb::TailResponse) -> Next {
         let mut events = response.events;
         events.retain(|event| event.seq > self.place.upto);
         let mut last = self.place.upto;
         for event in &events {
-            let ordered = if self.filter.is_some() { event.seq > last } else { event.seq == last.saturating_add(1) };
+            let ordered =
+                if self.filter.is_some() { event.seq > last } else { event.seq == last.saturating_add(1) };
             if !ordered {
                 return self.away(format!("the bus sent event {} after {last}", event.seq));
             }
@@ -180,6 +176,28 @@ impl Follower {
         let wait = self.pause / 2 + self.pause.mul_f64(trace::unit_random() / 2.0);
         self.wake = Some(Instant::now() + wait);
         self.pause = (self.pause * 2).min(PAUSE_LIMIT);
+    }
+}
+
+async fn open(
+    mut bus: BusServiceClient<Channel>,
+    place: Place,
+    filter: Option<pb::Filter>,
+) -> Result<Option<Streaming<pb::TailResponse>>, Status> {
+    if place.seq > 0 {
+        let by = Some(pb::get_event_request::By::Seq(place.seq));
+        match bus.get_event(pb::GetEventRequest { by }).await {
+            Ok(found) if found.get_ref().event.as_ref().is_some_and(|event| event.leaf == place.leaf) => {}
+            Ok(_) => return Ok(None),
+            Err(status) if is_missing(&status) => return Ok(None),
+            Err(status) => return Err(status),
+        }
+    }
+    let request = pb::TailRequest { from: place.upto.saturating_add(1), filter };
+    match bus.tail(request).await {
+        Ok(stream) => Ok(Some(stream.into_inner())),
+        Err(status) if is_missing(&status) => Ok(None),
+        Err(status) => Err(status),
     }
 }
 

@@ -1,5 +1,7 @@
 //! The follower against a bus that plays a script.
 
+#![expect(clippy::panic, reason = "in a test, a panic is the report")]
+
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io;
@@ -117,7 +119,9 @@ impl BusService for FakeBus {
             return Err(Status::unimplemented("get by id"));
         };
         let leaf = self.with(|play| play.leaves.get(&seq).cloned()).ok_or(Missing).map_err(reject)?;
-        Ok(Response::new(pb::GetEventResponse { event: Some(pb::Event { seq, leaf, ..pb::Event::default() }) }))
+        Ok(Response::new(pb::GetEventResponse {
+            event: Some(pb::Event { seq, leaf, ..pb::Event::default() }),
+        }))
     }
 
     async fn read(&self, _: Request<pb::ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
@@ -157,7 +161,10 @@ fn leaf(seq: u64) -> String {
 
 fn batch(seqs: &[u64]) -> pb::TailResponse {
     let event = |seq: &u64| pb::Event { seq: *seq, leaf: leaf(*seq), ..pb::Event::default() };
-    pb::TailResponse { events: seqs.iter().map(event).collect(), upto: seqs.last().copied().unwrap_or_default() }
+    pb::TailResponse {
+        events: seqs.iter().map(event).collect(),
+        upto: seqs.last().copied().unwrap_or_default(),
+    }
 }
 
 /// Follows until `last` was handed out; returns the positions, and why the bus was away in between.

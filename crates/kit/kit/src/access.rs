@@ -65,7 +65,11 @@ mod tests {
         for method in METHODS {
             let path = method.path;
             let scope = TABLE.iter().find(|(name, _)| *name == method.scope);
-            assert!(scope.is_some_and(|(_, holders)| !holders.is_empty()), "{path}: scope {:?}", method.scope);
+            assert!(
+                scope.is_some_and(|(_, holders)| !holders.is_empty()),
+                "{path}: scope {:?}",
+                method.scope
+            );
             assert!(!["", "RISK_UNSPECIFIED"].contains(&method.risk), "{path} declares no risk");
             assert!(["ALLOW", "REFUSE"].contains(&method.when_halted), "{path} declares no when_halted");
             assert_eq!(method.risk == "BY_ACTION", !method.action_field.is_empty(), "{path}: action_field");
@@ -79,8 +83,7 @@ mod tests {
 
     #[test]
     fn the_default_is_deny_for_all_principals() {
-        let principals =
-            [Principal::Local, Principal::Service("bus".into()), Principal::Stranger { uid: 1 }];
+        let principals = [Principal::Local, Principal::Service("bus".into()), Principal::Stranger { uid: 1 }];
         for principal in &principals {
             assert!(!allowed("", principal));
             assert!(!allowed("nobody.knows", principal));

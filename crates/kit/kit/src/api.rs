@@ -15,11 +15,16 @@ use crate::run::KIT_SERVICE;
 use crate::state::State;
 
 /// Adds reflection of exactly what this socket serves, in both versions that clients speak.
-pub(crate) fn with_reflection(routes: Routes, decl: &Decl) -> Result<Routes, tonic_reflection::server::Error> {
+pub(crate) fn with_reflection(
+    routes: Routes,
+    decl: &Decl,
+) -> Result<Routes, tonic_reflection::server::Error> {
     let builder = || {
         let mut builder = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(mirror_contract::DESCRIPTOR)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // Not served, but what the details of errors are decoded with.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
             .with_service_name("grpc.health.v1.Health")
             .with_service_name(KIT_SERVICE);
         for name in decl.serves {

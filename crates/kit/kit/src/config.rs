@@ -59,9 +59,8 @@ fn parse<T: Config>(text: &str, section: &str) -> Result<Loaded<T>, ConfigError>
     let wrapper = toml::Deserializer::parse(text).map_err(|e| located(text, &e))?;
     let seed = Section { name: section, unknown: &mut unknown, marker: std::marker::PhantomData };
     let value = serde::de::DeserializeSeed::deserialize(seed, wrapper).map_err(|e| located(text, &e))?;
-    let known: Vec<String> = toml::Table::try_from(T::default())
-        .map(|t| t.keys().cloned().collect())
-        .unwrap_or_default();
+    let known: Vec<String> =
+        toml::Table::try_from(T::default()).map(|t| t.keys().cloned().collect()).unwrap_or_default();
     let mut warnings: Vec<String> = unknown
         .into_iter()
         .map(|key| match nearest(&key, &known) {

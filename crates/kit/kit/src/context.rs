@@ -230,8 +230,11 @@ impl Built {
     #[must_use]
     pub fn serve<S>(mut self, server: S) -> Self
     where
-        S: tower::Service<http::Request<Body>, Response = http::Response<Body>, Error = std::convert::Infallible>
-            + NamedService
+        S: tower::Service<
+                http::Request<Body>,
+                Response = http::Response<Body>,
+                Error = std::convert::Infallible,
+            > + NamedService
             + Clone
             + Send
             + Sync

@@ -5,14 +5,14 @@
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::{FutureExt as _, StreamExt as _};
 use http::{Request, Response};
-use mirror_clock::Clock;
 use mirror_client::trace::Trace;
+use mirror_clock::Clock;
 use mirror_contract::MethodSpec;
 use mirror_errors::{Classify, Detail, Kind, reject};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -24,18 +24,23 @@ use tracing::Instrument as _;
 use crate::access;
 use crate::decl::Decl;
 use crate::halt::Halt;
+use crate::held::hold;
 use crate::listener::ConnInfo;
 use crate::metrics::Metrics;
 use crate::peer::{Peer, Principal};
 use crate::report::{Rate, Refusal};
-use crate::state::StateCell;
+use crate::state::{State, StateCell};
 
 /// Streams that one service serves at once.
 const STREAM_LIMIT: usize = 512;
+/// Calls about the service itself that it answers at once: state, counters, health, reflection.
+const ABOUT_LIMIT: usize = 256;
+/// Connections that one service keeps open at once.
+const CONNECTION_LIMIT: usize = 1024;
 
 /// Why the guard refused a call.
 #[derive(Debug, thiserror::Error)]
-enum GuardError {
+pub(crate) enum GuardError {
     #[error("this socket belongs to another user; uid {0} is refused")]
     Stranger(u32),
     #[error("{principal} may not call {method}: it needs the scope {scope}")]
@@ -100,7 +105,10 @@ pub(crate) struct Shared {
     pub(crate) clock: Arc<dyn Clock>,
     calls: Arc<Semaphore>,
     streams: Arc<Semaphore>,
-    waiting: AtomicUsize,
+    // Apart from the calls, so that a service that is busy can still be asked how it is.
+    about: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
+    waiting: AtomicU64,
     rate: Rate,
     refusals: mpsc::Sender<Refusal>,
     dropped: AtomicU64,
@@ -124,7 +132,9 @@ impl Shared {
             clock,
             calls: Arc::new(Semaphore::new(decl.max_in_flight)),
             streams: Arc::new(Semaphore::new(STREAM_LIMIT)),
-            waiting: AtomicUsize::new(0),
+            about: Arc::new(Semaphore::new(ABOUT_LIMIT)),
+            connections: Arc::new(Semaphore::new(CONNECTION_LIMIT)),
+            waiting: AtomicU64::new(0),
             rate: Rate::default(),
             refusals,
             dropped: AtomicU64::new(0),
@@ -152,19 +162,41 @@ impl Shared {
         }
     }
 
-    async fn slot(&self, stream: bool) -> Result<OwnedSemaphorePermit, GuardError> {
-        let pool = if stream { &self.streams } else { &self.calls };
+    /// Returns the place of one more connection, or nothing when there are too many.
+    pub(crate) fn connection(&self) -> Option<OwnedSemaphorePermit> {
+        let permit = Arc::clone(&self.connections).try_acquire_owned().ok();
+        if permit.is_none() {
+            self.refuse_connection("connections", || {
+                format!("closed a connection: {CONNECTION_LIMIT} are open already")
+            });
+        }
+        permit
+    }
+
+    /// Returns whether no call is in progress.
+    pub(crate) fn is_idle(&self) -> bool {
+        let free = |pool: &Semaphore, limit| pool.available_permits() == limit;
+        free(&self.calls, self.decl.max_in_flight)
+            && free(&self.streams, STREAM_LIMIT)
+            && free(&self.about, ABOUT_LIMIT)
+    }
+
+    async fn slot(&self, spec: &MethodSpec) -> Result<OwnedSemaphorePermit, GuardError> {
+        let is_about = spec.service == crate::run::KIT_SERVICE;
+        let pool = match spec.server_streaming {
+            _ if is_about => &self.about,
+            true => &self.streams,
+            false => &self.calls,
+        };
         if let Ok(permit) = Arc::clone(pool).try_acquire_owned() {
             return Ok(permit);
         }
         let busy = GuardError::Busy(self.decl.name);
-        if stream || self.waiting.load(Relaxed) >= self.decl.max_in_flight {
+        if is_about || spec.server_streaming || self.waiting.load(Relaxed) >= self.decl.max_in_flight as u64 {
             return Err(busy);
         }
-        self.waiting.fetch_add(1, Relaxed);
-        let permit = Arc::clone(pool).acquire_owned().await;
-        self.waiting.fetch_sub(1, Relaxed);
-        permit.map_err(|_| busy)
+        let _waiting = Counted::up(&self.waiting);
+        Arc::clone(pool).acquire_owned().await.map_err(|_| busy)
     }
 
     /// Checks everything that needs no waiting.
@@ -243,7 +275,15 @@ where
             let checked = shared.admit_foreign(&path, &peer);
             return Box::pin(async move {
                 match checked {
-                    Ok(()) => inner.call(request).await,
+                    // A watch of the health never ends by itself, and must not hold up a drain.
+                    Ok(permit) => {
+                        let draining = shared.state.reached(State::Draining);
+                        let name = shared.decl.name;
+                        inner
+                            .call(request)
+                            .await
+                            .map(|response| hold(response, permit, Some((name, draining))))
+                    }
                     Err(e) => Ok(reject(e).into_http()),
                 }
             });
@@ -262,7 +302,9 @@ where
             let answer = trace.scope(shared.run(spec, &peer, deadline, inner.call(request)).instrument(span));
             let answer = answer.await;
             let code = match &answer {
-                Ok(Ok(response)) => Status::from_header_map(response.headers()).map_or(Code::Ok, |s| s.code()),
+                Ok(Ok(response)) => {
+                    Status::from_header_map(response.headers()).map_or(Code::Ok, |s| s.code())
+                }
                 Ok(Err(_)) => Code::Unknown,
                 Err(status) => status.code(),
             };
@@ -276,7 +318,7 @@ where
 }
 
 impl Shared {
-    fn admit_foreign(&self, path: &str, peer: &Peer) -> Result<(), GuardError> {
+    fn admit_foreign(&self, path: &str, peer: &Peer) -> Result<OwnedSemaphorePermit, GuardError> {
         if let Principal::Stranger { uid } = peer.principal {
             self.report("KIT_PEER_UID", peer, path);
             return Err(GuardError::Stranger(uid));
@@ -292,7 +334,7 @@ impl Shared {
                 scope: "kit.read",
             });
         }
-        Ok(())
+        Arc::clone(&self.about).try_acquire_owned().map_err(|_| GuardError::Busy(self.decl.name))
     }
 
     async fn run<E>(
@@ -310,17 +352,17 @@ impl Shared {
             return Err(reject(e));
         }
         let work = async {
-            let permit = self.slot(spec.server_streaming).await?;
-            self.metrics.in_flight.fetch_add(1, Relaxed);
-            let answer = AssertUnwindSafe(call).catch_unwind().await;
-            self.metrics.in_flight.fetch_sub(1, Relaxed);
-            let answer = answer.map_err(|_| GuardError::Panic)?;
-            Ok(answer.map(|response| if spec.server_streaming { hold(response, permit) } else { response }))
+            let permit = self.slot(spec).await?;
+            let _in_flight = Counted::up(&self.metrics.in_flight);
+            let answer = AssertUnwindSafe(call).catch_unwind().await.map_err(|_| GuardError::Panic)?;
+            Ok(answer
+                .map(|response| if spec.server_streaming { hold(response, permit, None) } else { response }))
         };
         tracing::debug!("called");
         let result = match deadline {
             None => work.await,
-            Some(limit) => match tokio::time::timeout(limit, work).await {
+            // A little sooner than the caller gives up, so that the caller hears why.
+            Some(limit) => match tokio::time::timeout(limit - (limit / 10).min(ANSWER), work).await {
                 Ok(result) => result,
                 Err(_) => Err(GuardError::Deadline(limit.as_millis())),
             },
@@ -329,25 +371,22 @@ impl Shared {
     }
 }
 
-/// Keeps a stream's slot until its last byte is sent or its reader is gone.
-fn hold(response: Response<Body>, permit: OwnedSemaphorePermit) -> Response<Body> {
-    response.map(|body| Body::new(Held { body, _permit: permit }))
+/// How long an answer may take on its way to the caller.
+const ANSWER: Duration = Duration::from_millis(20);
+
+/// One of a counted kind, until it is dropped: a call may end by its answer, its deadline or its caller's loss.
+struct Counted<'a>(&'a AtomicU64);
+
+impl<'a> Counted<'a> {
+    fn up(counter: &'a AtomicU64) -> Self {
+        counter.fetch_add(1, Relaxed);
+        Self(counter)
+    }
 }
 
-struct Held {
-    body: Body,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl http_body::Body for Held {
-    type Data = bytes::Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<bytes::Bytes>, Status>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
     }
 }
 

@@ -42,7 +42,9 @@ pub enum HomeError {
         why: String,
     },
     /// The home was made by a newer build.
-    #[error("{path:?} has format {found} and this build knows format 1; update MirrorDNA, nothing was changed")]
+    #[error(
+        "{path:?} has format {found} and this build knows format 1; update MirrorDNA, nothing was changed"
+    )]
     Newer {
         /// The file.
         path: PathBuf,
@@ -78,14 +80,13 @@ pub fn init(home: &Home) -> Result<(Node, bool), HomeError> {
     };
     let key = match fs::read_to_string(&seed_path) {
         Ok(text) => NodeKey::from_hex(&text),
-        Err(e) if e.kind() == io::ErrorKind::NotFound && !node_path.is_file() => {
-            NodeKey::generate().and_then(|key| {
+        Err(e) if e.kind() == io::ErrorKind::NotFound && !node_path.is_file() => NodeKey::generate()
+            .and_then(|key| {
                 let text = format!("{}\n", key.to_hex());
-                write_atomic(&seed_path, text.as_bytes()).map(|()| key).map_err(|e| {
-                    SealError::Random(format!("the key could not be stored: {e}"))
-                })
-            })
-        }
+                write_atomic(&seed_path, text.as_bytes())
+                    .map(|()| key)
+                    .map_err(|e| SealError::Random(format!("the key could not be stored: {e}")))
+            }),
         // The key is gone but its log is here: a new key would silently start another identity.
         Err(source) => return Err(HomeError::Io { path: seed_path, source }),
     }

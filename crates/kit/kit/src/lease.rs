@@ -52,9 +52,9 @@ impl Lease {
         for attempt in 0.. {
             match file.try_lock() {
                 Ok(()) => break,
-                Err(TryLockError::WouldBlock) if attempt < 20 => std::thread::park_timeout(
-                    std::time::Duration::from_millis(5),
-                ),
+                Err(TryLockError::WouldBlock) if attempt < 20 => {
+                    std::thread::park_timeout(std::time::Duration::from_millis(5))
+                }
                 Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::AddrInUse.into()),
                 Err(TryLockError::Error(e)) => return Err(e),
             }

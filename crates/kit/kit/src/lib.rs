@@ -12,6 +12,7 @@ mod context;
 mod decl;
 mod guard;
 mod halt;
+mod held;
 mod home;
 mod lease;
 mod listener;

@@ -9,12 +9,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures::Stream;
 use mirror_client::BoxIo;
 use mirror_paths::{Home, PathError};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixListener;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Sleep;
 use tonic::transport::server::Connected;
 
 use crate::guard::Shared;
@@ -22,6 +25,12 @@ use crate::peer::Peer;
 
 /// What every HTTP/2 client sends first (RFC 9113, section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// How long a connection may take to say what every HTTP/2 client says first.
+const PREFACE_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a listener rests that cannot accept.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A socket that this process bound and will remove.
 #[derive(Debug)]
@@ -61,18 +70,31 @@ impl Drop for Bound {
 
 /// Accepted connections of a bound socket.
 pub(crate) struct Incoming {
-    pub(crate) bound: Bound,
-    pub(crate) home: Home,
+    bound: Bound,
+    home: Home,
+    pause: Option<Pin<Box<Sleep>>>,
+    short: bool,
+}
+
+impl Incoming {
+    pub(crate) fn new(bound: Bound, home: Home) -> Self {
+        Self { bound, home, pause: None, short: false }
+    }
 }
 
 impl Stream for Incoming {
     type Item = io::Result<Conn>;
 
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
+            if let Some(pause) = &mut self.pause {
+                std::task::ready!(pause.as_mut().poll(cx));
+                self.pause = None;
+            }
             match self.bound.listener.poll_accept(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok((stream, _))) => {
+                    self.short = false;
                     let peer = match stream.peer_cred() {
                         Ok(cred) => {
                             let pid = cred.pid().and_then(|pid| u32::try_from(pid).ok());
@@ -83,9 +105,14 @@ impl Stream for Incoming {
                     };
                     return Poll::Ready(Some(Ok(Conn::new(Box::new(stream), peer))));
                 }
-                // The other side hung up, or the file limit is reached: the next accept tells.
                 Poll::Ready(Err(e)) if e.kind() == io::ErrorKind::ConnectionAborted => {}
-                Poll::Ready(Err(e)) => return Poll::Ready(Some(Err(e))),
+                // Out of files or memory; the listener stays ready, so without a pause this would be a busy loop.
+                Poll::Ready(Err(e)) => {
+                    if !std::mem::replace(&mut self.short, true) {
+                        tracing::warn!(error = %e, "cannot accept connections; trying again until it works");
+                    }
+                    self.pause = Some(Box::pin(tokio::time::sleep(ACCEPT_PAUSE)));
+                }
             }
         }
     }
@@ -103,6 +130,9 @@ struct Watch {
     shared: Arc<Shared>,
     served: Arc<AtomicBool>,
     tail: VecDeque<u8>,
+    // Until the preface is complete.
+    silent: Option<Pin<Box<Sleep>>>,
+    _place: OwnedSemaphorePermit,
 }
 
 /// What a request knows of its connection.
@@ -118,16 +148,39 @@ impl Conn {
         Self { io, peer, seen: 0, watch: None }
     }
 
-    pub(crate) fn watched(mut self, shared: Arc<Shared>) -> Self {
-        self.watch =
-            Some(Watch { shared, served: Arc::new(AtomicBool::new(false)), tail: VecDeque::with_capacity(16) });
-        self
+    /// Puts a connection under the rules of a service; nothing when the service has too many.
+    pub(crate) fn watched(mut self, shared: Arc<Shared>) -> Option<Self> {
+        let place = shared.connection()?;
+        self.watch = Some(Watch {
+            shared,
+            served: Arc::new(AtomicBool::new(false)),
+            tail: VecDeque::with_capacity(16),
+            silent: Some(Box::pin(tokio::time::sleep(PREFACE_LIMIT))),
+            _place: place,
+        });
+        Some(self)
+    }
+
+    /// Fails when a connection has been silent for too long.
+    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(watch) = &mut self.watch else { return Poll::Pending };
+        let Some(silent) = &mut watch.silent else { return Poll::Pending };
+        std::task::ready!(silent.as_mut().poll(cx));
+        watch.shared.refuse_connection("silent", || {
+            format!("closed a connection that did not begin HTTP/2 within {PREFACE_LIMIT:?}")
+        });
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
     fn check_preface(&mut self, bytes: &[u8]) -> io::Result<()> {
         let expected = &PREFACE[self.seen..PREFACE.len().min(self.seen + bytes.len())];
         if bytes[..expected.len()] == *expected {
             self.seen += expected.len();
+            if self.seen == PREFACE.len()
+                && let Some(watch) = &mut self.watch
+            {
+                watch.silent = None;
+            }
             return Ok(());
         }
         let what = match (self.seen, bytes[0]) {
@@ -182,9 +235,16 @@ impl Connected for Conn {
 }
 
 impl AsyncRead for Conn {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let result = Pin::new(&mut self.io).poll_read(cx, buf);
+        if result.is_pending() {
+            return self.poll_silence(cx);
+        }
         if self.seen < PREFACE.len() && buf.filled().len() > before {
             let bytes = buf.filled()[before..].to_vec();
             if let Err(e) = self.check_preface(&bytes) {

@@ -117,11 +117,7 @@ pub fn capture_for_tests() -> (tracing::subscriber::DefaultGuard, Arc<Mutex<Vec<
 struct Capture(Arc<Mutex<Vec<String>>>);
 
 impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Capture {
-    fn on_event(
-        &self,
-        event: &tracing::Event<'_>,
-        _: tracing_subscriber::layer::Context<'_, S>,
-    ) {
+    fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
         let mut line = format!("{} {}:", event.metadata().level(), event.metadata().target());
         event.record(&mut Fields(&mut line));
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(line);

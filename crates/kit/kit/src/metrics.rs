@@ -82,7 +82,8 @@ impl Metrics {
             }
             let seconds = method.micros.load(Relaxed) as f64 / 1e6;
             let labels = format!("service=\"{service}\",method=\"{path}\"");
-            let _ = writeln!(text, "mirror_rpc_server_duration_seconds_bucket{{{labels},le=\"+Inf\"}} {total}");
+            let _ =
+                writeln!(text, "mirror_rpc_server_duration_seconds_bucket{{{labels},le=\"+Inf\"}} {total}");
             let _ = writeln!(text, "mirror_rpc_server_duration_seconds_sum{{{labels}}} {seconds}");
             let _ = writeln!(text, "mirror_rpc_server_duration_seconds_count{{{labels}}} {total}");
         }

@@ -96,7 +96,8 @@ pub fn process_start(pid: u32) -> io::Result<String> {
 /// Returns when a process started, in a form that differs for a later process with the same id.
 #[cfg(not(target_os = "linux"))]
 pub fn process_start(pid: u32) -> io::Result<String> {
-    let out = std::process::Command::new("/bin/ps").args(["-o", "lstart=", "-p", &pid.to_string()]).output()?;
+    let out =
+        std::process::Command::new("/bin/ps").args(["-o", "lstart=", "-p", &pid.to_string()]).output()?;
     let text = String::from_utf8_lossy(&out.stdout).trim().replace(' ', "_");
     if text.is_empty() { Err(io::Error::from(io::ErrorKind::NotFound)) } else { Ok(text) }
 }

@@ -41,6 +41,10 @@ const EXIT_TAKEN: u8 = 73;
 /// Exit code after a failure to start, or a fatal condition.
 const EXIT_FAILED: u8 = 74;
 
+/// How long no call must have been in progress for a drain to end: a client that does not read or hang up, or that
+/// never began, must not hold up a restart.
+const QUIET: Duration = Duration::from_secs(1);
+
 /// What all services of a process have in common.
 #[derive(Debug, Clone)]
 pub struct Env {
@@ -132,6 +136,7 @@ fn prepare(app: &'static App, service: &Service) -> Result<Option<(Env, Lease)>,
     if is_stopped(&home, name) {
         return Ok(None);
     }
+    raise_file_limit();
     let log = RollingFile::open(home.log().join(format!("{name}.log"))).map_err(|e| failed(&e))?;
     logs::install(log);
     let lease = Lease::take(&home, name).map_err(|e| match e.kind() {
@@ -142,6 +147,18 @@ fn prepare(app: &'static App, service: &Service) -> Result<Option<(Env, Lease)>,
     let dial = Arc::new(SocketDial::new(home.clone()));
     let catalogue = app.catalogue().into();
     Ok(Some((Env { home, clock, dial, catalogue, build: app.build }, lease)))
+}
+
+/// Asks for as many open files as the connections and a store may need; macOS starts with 256.
+fn raise_file_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let wanted = hard.min(4096);
+        if soft < wanted {
+            // With fewer files the service works and accepts less.
+            let _ = setrlimit(Resource::RLIMIT_NOFILE, wanted, hard);
+        }
+    }
 }
 
 /// Returns whether the owner, or the supervisor for its failures, wants the service down.
@@ -172,7 +189,7 @@ async fn run_process(env: Env, service: &'static Service, lease: Lease) -> u8 {
         std::future::pending::<()>().await;
     };
     let home = env.home.clone();
-    let incoming = Incoming { bound, home: home.clone() };
+    let incoming = Incoming::new(bound, home.clone());
     let exit = tokio::select! {
         exit = serve_leased(env, service, incoming, shutdown, Some(Arc::new(lease))) => exit,
         () = signals => Exit::Drained,
@@ -271,11 +288,8 @@ where
         }
     };
 
-    let kit = KitApi {
-        shared: Arc::clone(&shared),
-        info: info.clone(),
-        warnings: Arc::clone(&context.warnings),
-    };
+    let kit =
+        KitApi { shared: Arc::clone(&shared), info: info.clone(), warnings: Arc::clone(&context.warnings) };
     let base = Routes::new(health).add_service(pb::kit_service_server::KitServiceServer::new(kit));
     let base = match with_reflection(base, decl) {
         Ok(base) => base,
@@ -284,7 +298,9 @@ where
     let full = Arc::new(OnceLock::new());
     let dispatch = Dispatch { base: base.clone(), full: Arc::clone(&full) };
     let watched = Arc::clone(&shared);
-    let incoming = incoming.map(move |conn| conn.map(|c| c.watched(Arc::clone(&watched))));
+    let incoming = incoming.filter_map(move |conn| {
+        futures::future::ready(conn.map(|c| c.watched(Arc::clone(&watched))).transpose())
+    });
 
     let drain = {
         let (shutdown, state) = (shutdown.clone(), state.clone());
@@ -347,8 +363,8 @@ where
         }
         let result = tokio::select! {
             result = &mut server => result,
-            () = after_drain(&shutdown, &mut fatal_seen) => {
-                tracing::info!("the drain took too long; the rest is cut off");
+            why = after_drain(&shared, &shutdown, &mut fatal_seen) => {
+                tracing::info!(why, "the rest of the connections is cut off");
                 Ok(())
             }
         };
@@ -379,13 +395,29 @@ fn ended(result: Result<(), tonic::transport::Error>) -> Exit {
     }
 }
 
-/// Waits until an orderly end has taken too long.
-async fn after_drain(shutdown: &Shutdown, fatal: &mut watch::Receiver<Option<String>>) {
+/// Waits until an orderly end has taken too long, or until only clients are left that do not hang up.
+async fn after_drain(
+    shared: &Shared,
+    shutdown: &Shutdown,
+    fatal: &mut watch::Receiver<Option<String>>,
+) -> &'static str {
     let limit = tokio::select! {
         () = shutdown.requested() => DRAIN_LIMIT,
         () = given_up(fatal) => Duration::from_millis(200),
     };
-    tokio::time::sleep(limit).await;
+    let quiet = async {
+        let mut since = tokio::time::Instant::now();
+        while since.elapsed() < QUIET {
+            tokio::time::sleep(QUIET / 20).await;
+            if !shared.is_idle() {
+                since = tokio::time::Instant::now();
+            }
+        }
+    };
+    tokio::select! {
+        () = tokio::time::sleep(limit) => "the drain took too long",
+        () = quiet => "no call is in progress",
+    }
 }
 
 async fn given_up(fatal: &mut watch::Receiver<Option<String>>) {
@@ -418,4 +450,3 @@ async fn publish(
         }
     }
 }
-

@@ -68,6 +68,15 @@ impl StateCell {
         });
     }
 
+    /// Waits until the service is in a state.
+    pub(crate) fn reached(&self, state: State) -> futures::future::BoxFuture<'static, ()> {
+        let mut changes = self.watch();
+        Box::pin(async move {
+            // An error means that the service is gone, and with it whoever waits.
+            let _ = changes.wait_for(|now| now.0 == state).await;
+        })
+    }
+
     pub(crate) fn watch(&self) -> watch::Receiver<(State, String)> {
         self.0.subscribe()
     }

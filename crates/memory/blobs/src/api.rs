@@ -46,7 +46,10 @@ pub(crate) async fn blocking<T: Send + 'static>(
 
 /// Returns the status of an error; what the owner must mend is logged with its chain.
 fn answer(error: BlobsError) -> Status {
-    if matches!(error, BlobsError::Corrupt { .. } | BlobsError::Storage { .. } | BlobsError::DiskReserve { .. }) {
+    if matches!(
+        error,
+        BlobsError::Corrupt { .. } | BlobsError::Storage { .. } | BlobsError::DiskReserve { .. }
+    ) {
         tracing::warn!(reason = error.reason(), error = %Chain(&error), "the store needs attention");
     }
     reject(error)
@@ -69,7 +72,11 @@ impl Api {
         Self { store, cx, uploads: slots(rules.uploads), reads: slots(rules.reads), idle: rules.idle }
     }
 
-    async fn slot(&self, slots: &Arc<Semaphore>, what: &'static str) -> Result<OwnedSemaphorePermit, BlobsError> {
+    async fn slot(
+        &self,
+        slots: &Arc<Semaphore>,
+        what: &'static str,
+    ) -> Result<OwnedSemaphorePermit, BlobsError> {
         let free = Arc::clone(slots).acquire_owned();
         tokio::select! {
             biased;

@@ -95,9 +95,7 @@ impl Intake {
     pub(crate) fn finish(&self) -> Result<Content, BlobsError> {
         let digest = Digest::of(&self.hasher);
         match self.expected {
-            Some(expected) if expected != digest => {
-                Err(BlobsError::Mismatch { expected, actual: digest })
-            }
+            Some(expected) if expected != digest => Err(BlobsError::Mismatch { expected, actual: digest }),
             _ => Ok(Content { digest, size: self.size }),
         }
     }
@@ -172,7 +170,9 @@ mod tests {
     #[test]
     fn only_own_names_are_temporary() {
         assert!(is_temporary(&temporary_name([0; 8])));
-        for name in ["af", ".put-", ".put-0", ".put-000000000000000G", ".put-00000000000000000", ".DS_Store", EMPTY] {
+        for name in
+            ["af", ".put-", ".put-0", ".put-000000000000000G", ".put-00000000000000000", ".DS_Store", EMPTY]
+        {
             assert!(!is_temporary(name), "{name}");
         }
     }

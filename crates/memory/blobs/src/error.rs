@@ -36,9 +36,13 @@ pub(crate) enum BlobsError {
     },
     #[error("{field} must be 64 lower-case hex digits, {why}")]
     Digest { field: &'static str, why: String },
-    #[error("expect_digest is {expected} and the content has {actual}; read the source again, nothing was kept")]
+    #[error(
+        "expect_digest is {expected} and the content has {actual}; read the source again, nothing was kept"
+    )]
     Mismatch { expected: Digest, actual: Digest },
-    #[error("the disk has {available} bytes left and {reserve} are kept in reserve; free some space, nothing was kept")]
+    #[error(
+        "the disk has {available} bytes left and {reserve} are kept in reserve; free some space, nothing was kept"
+    )]
     DiskReserve { available: u64, reserve: u64 },
     #[error("no blob {0} is stored; put its content first")]
     Missing(Digest),
@@ -50,7 +54,9 @@ pub(crate) enum BlobsError {
         #[source]
         source: io::Error,
     },
-    #[error("chunk: the content is larger than {limit} bytes; split it or raise blobs.max_mib, nothing was kept")]
+    #[error(
+        "chunk: the content is larger than {limit} bytes; split it or raise blobs.max_mib, nothing was kept"
+    )]
     TooLarge { limit: u64 },
 }
 
@@ -78,7 +84,9 @@ impl Classify for BlobsError {
     fn kind(&self) -> Kind {
         match self {
             Self::Busy { .. } | Self::DiskReserve { .. } => Kind::Exhausted,
-            Self::Chunk(_) | Self::Digest { .. } | Self::Mismatch { .. } | Self::TooLarge { .. } => Kind::Invalid,
+            Self::Chunk(_) | Self::Digest { .. } | Self::Mismatch { .. } | Self::TooLarge { .. } => {
+                Kind::Invalid
+            }
             Self::Corrupt { .. } => Kind::Corrupt,
             Self::Missing(_) => Kind::NotFound,
             Self::Stalled(_) => Kind::Timeout,

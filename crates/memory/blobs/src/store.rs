@@ -275,7 +275,8 @@ impl Reading {
         part.clear();
         let ahead = self.size.saturating_sub(self.done).min(READ_BYTES);
         part.reserve(usize::try_from(ahead).unwrap_or_default());
-        let read = (&self.file).take(READ_BYTES).read_to_end(part).map_err(BlobsError::storage("read a blob"))?;
+        let read =
+            (&self.file).take(READ_BYTES).read_to_end(part).map_err(BlobsError::storage("read a blob"))?;
         self.done = self.done.saturating_add(u64::try_from(read).unwrap_or(u64::MAX));
         if read > 0 {
             self.hasher.update(part);

@@ -49,7 +49,9 @@ impl TryFrom<pb::PutBlobRequest> for Next {
 fn bounded(chunk: Bytes) -> Result<Bytes, BlobsError> {
     match chunk.len() {
         0..=CHUNK_LIMIT => Ok(chunk),
-        len => Err(BlobsError::Chunk(format!("has {len} bytes and the limit is {CHUNK_LIMIT}; send smaller ones"))),
+        len => Err(BlobsError::Chunk(format!(
+            "has {len} bytes and the limit is {CHUNK_LIMIT}; send smaller ones"
+        ))),
     }
 }
 

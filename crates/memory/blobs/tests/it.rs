@@ -33,10 +33,9 @@ fn content(len: usize) -> Vec<u8> {
 
 fn messages(content: &[u8], chunk: usize, expect_digest: &str) -> Vec<pb::PutBlobRequest> {
     let first = pb::PutBlobRequest { chunk: Bytes::new(), expect_digest: expect_digest.to_owned() };
-    let rest = content.chunks(chunk).map(|part| pb::PutBlobRequest {
-        chunk: Bytes::copy_from_slice(part),
-        expect_digest: String::new(),
-    });
+    let rest = content
+        .chunks(chunk)
+        .map(|part| pb::PutBlobRequest { chunk: Bytes::copy_from_slice(part), expect_digest: String::new() });
     std::iter::once(first).chain(rest).collect()
 }
 
@@ -106,9 +105,15 @@ async fn a_blob_comes_back_as_it_went_in() {
 
         let digest = receipt.digest.clone();
         let info = client.get_blob_info(pb::GetBlobInfoRequest { digest: digest.clone() }).await.unwrap();
-        assert_eq!((info.get_ref().digest.as_str(), info.get_ref().size_bytes), (digest.as_str(), len as u64));
+        assert_eq!(
+            (info.get_ref().digest.as_str(), info.get_ref().size_bytes),
+            (digest.as_str(), len as u64)
+        );
         let checked = client.check_blob(pb::CheckBlobRequest { digest: digest.clone() }).await.unwrap();
-        assert_eq!((checked.get_ref().digest.as_str(), checked.get_ref().size_bytes), (digest.as_str(), len as u64));
+        assert_eq!(
+            (checked.get_ref().digest.as_str(), checked.get_ref().size_bytes),
+            (digest.as_str(), len as u64)
+        );
 
         let again = put(&mut client, &bytes).await;
         assert_eq!((again.digest, again.duplicate), (digest, true));

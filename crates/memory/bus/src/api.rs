@@ -79,7 +79,10 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl pb::bus_service_server::BusService for Api {
-    async fn append(&self, request: Request<pb::AppendRequest>) -> Result<Response<pb::AppendResponse>, Status> {
+    async fn append(
+        &self,
+        request: Request<pb::AppendRequest>,
+    ) -> Result<Response<pb::AppendResponse>, Status> {
         let caller = Caller::of(&request);
         let request = request.into_inner();
         let expect = wire::expect(request.expect).map_err(reject)?;
@@ -168,7 +171,8 @@ impl pb::bus_service_server::BusService for Api {
             return Err(reject(BusError::Position { field: "from", asked: from, oldest, head }));
         }
         let (answers, receiver) = mpsc::channel(4);
-        let follow = Follow { bus: Arc::clone(&self.bus), filter, private, from, clock: Arc::clone(&self.clock) };
+        let follow =
+            Follow { bus: Arc::clone(&self.bus), filter, private, from, clock: Arc::clone(&self.clock) };
         let shutdown = self.shutdown.clone();
         self.tasks.spawn(async move {
             shutdown.or(tail(follow, answers)).await;
@@ -188,9 +192,7 @@ impl pb::bus_service_server::BusService for Api {
         }
         let filter = match request.filter.as_str() {
             "" => None,
-            text => {
-                Some(mirror_types::SubjectFilter::parse(text).map_err(|e| bad("filter", e.to_string()))?)
-            }
+            text => Some(mirror_types::SubjectFilter::parse(text).map_err(|e| bad("filter", e.to_string()))?),
         };
         let found = self
             .blocking(move |bus| {

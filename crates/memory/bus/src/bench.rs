@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use mirror_clock::SystemClock;
+use mirror_kit::{Built, Context, StartError};
 use mirror_types::{EventId, Origin, Subject};
 
 use crate::bus::Bus;
@@ -13,6 +14,30 @@ use crate::disk::Disk;
 use crate::error::BusError;
 use crate::event::{NewEvent, Prepared};
 use crate::writer::Expect;
+
+/// Builds the service on another disk than the machine's.
+pub async fn build_on(cx: Context, disk: Arc<dyn Disk>) -> Result<Built, StartError> {
+    crate::build_on(cx, disk).await
+}
+
+/// What opening a log's files found, without an index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Last event.
+    pub head: u64,
+    /// Bytes of a torn tail that was cut.
+    pub torn: u64,
+    /// Damaged ranges, with the last event of each where one is known.
+    pub damage: Vec<(u64, Option<u64>)>,
+}
+
+/// Opens the files of a log and leaves them recovered; `seen` is the highest sequence that an index would have.
+pub fn recover(bus: &Path, origin: &Origin, config: &Config, seen: u64) -> std::io::Result<Found> {
+    let disk = Arc::new(crate::disk::RealDisk);
+    let (_, found) = crate::log::Log::open(disk, bus, origin, config.clone(), seen, 0)?;
+    let damage = found.damage.iter().map(|d| (d.first, d.last)).collect();
+    Ok(Found { head: found.after, torn: found.torn.map_or(0, |t| t.bytes), damage })
+}
 
 /// An open bus in this process.
 #[derive(Debug, Clone)]
@@ -27,7 +52,7 @@ impl Engine {
         disk: Arc<dyn Disk>,
     ) -> Result<(Self, String), Box<dyn std::error::Error + Send + Sync>> {
         let (bus, recovery) = Bus::open(bus, origin, config, disk, Arc::new(SystemClock), |_| {})?;
-        let found = if recovery == crate::log::Recovery::default() { String::new() } else { format!("{recovery:?}") };
+        let found = if recovery.is_clean() { String::new() } else { format!("{recovery:?}") };
         Ok((Self(Arc::new(bus)), found))
     }
 
@@ -38,6 +63,12 @@ impl Engine {
             event = event.with_id(EventId::parse(id).map_err(crate::event::named("id"))?);
         }
         let acks = self.0.append(vec![Prepared::new(event, "local")?], Expect::Nothing).await?;
+        Ok(acks.first().map_or(0, |ack| ack.seq))
+    }
+
+    /// Appends a record of the bus's own, which may use the disk reserve. Returns its sequence.
+    pub async fn record(&self, subject: &Subject, payload: Bytes) -> Result<u64, BusError> {
+        let acks = self.0.record(NewEvent::json(subject.clone(), payload)).await?;
         Ok(acks.first().map_or(0, |ack| ack.seq))
     }
 

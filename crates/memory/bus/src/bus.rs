@@ -1,22 +1,26 @@
 //! The bus as its callers see it: append, read, follow. Needs no network, so a benchmark can hold it too.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use mirror_clock::Clock;
-use mirror_types::Origin;
+use mirror_types::{Origin, Subject};
 use tokio::sync::{oneshot, watch};
 
 use crate::config::Config;
 use crate::disk::Disk;
+use crate::engine::Engine;
 use crate::error::BusError;
 use crate::event::{NewEvent, Prepared, key_of};
-use crate::log::{Log, Recovery};
+use crate::log::{Log, Recovery, WriteError};
 use crate::reader::{Cursor, Record};
 use crate::segments::Segments;
 use crate::store::{Entry, Index, Store, StoreError, folders};
-use crate::writer::{Ack, Engine, Expect, Head, Outcome, Writer};
+use crate::writer::{Ack, Expect, Head, Outcome, Writer};
 
 /// Why the bus could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +31,10 @@ pub(crate) enum OpenError {
     Index(#[from] StoreError),
     #[error("the log cannot be read: {0}")]
     Read(#[from] BusError),
+    #[error("{0:?} is locked: another process writes this log; stop it, or give it a home of its own")]
+    Locked(PathBuf),
+    #[error("what recovery found cannot be recorded: {0}")]
+    Record(String),
 }
 
 /// An open bus.
@@ -37,7 +45,20 @@ pub(crate) struct Bus {
     pub(crate) index: Arc<Index>,
     pub(crate) writer: Arc<Writer>,
     pub(crate) lag_limit: u64,
-    threads: std::sync::Mutex<Vec<JoinHandle<()>>>,
+    running: Mutex<Running>,
+}
+
+/// What ends when the bus is closed.
+#[derive(Debug)]
+struct Running {
+    threads: Vec<JoinHandle<()>>,
+    lock: Option<File>,
+}
+
+impl Drop for Bus {
+    fn drop(&mut self) {
+        self.close();
+    }
 }
 
 impl Bus {
@@ -50,12 +71,22 @@ impl Bus {
         clock: Arc<dyn Clock>,
         poisoned: impl Fn(String) + Send + 'static,
     ) -> Result<(Self, Recovery), OpenError> {
+        let lock = lock(bus)?;
         let (dir, aside) = folders(bus);
         let mut store = Store::open(&dir, &aside)?;
-        let (log, recovery) =
+        let (mut log, recovery) =
             Log::open(Arc::clone(&disk), bus, origin, config.clone(), store.upto(), clock.wall_ms())?;
+        if recovery.damage.is_empty() && !recovery.is_clean() {
+            // Before the index forgets what is lost, so that the loss is named whatever happens meanwhile.
+            match record(&mut log, &recovery, clock.wall_ms()) {
+                Err(OpenError::Record(why)) if recovery.lost == 0 => {
+                    tracing::warn!(why, "what recovery found was not recorded");
+                }
+                other => other?,
+            }
+        }
         let head = log.head();
-        if store.upto() > head.seq {
+        if recovery.lost > 0 {
             // It has seen events that the log lost; what it says of later ones would be wrong.
             drop(store);
             let _ = std::fs::remove_dir_all(&aside);
@@ -87,7 +118,7 @@ impl Bus {
             index,
             writer,
             lag_limit: config.index_lag_limit,
-            threads: std::sync::Mutex::new(threads),
+            running: Mutex::new(Running { threads, lock: Some(lock) }),
         };
         Ok((bus, recovery))
     }
@@ -95,17 +126,16 @@ impl Bus {
     /// Writes what waits, then ends the threads. Blocks.
     pub(crate) fn close(&self) {
         self.writer.stop();
-        let mut threads = std::mem::take(
-            &mut *self.threads.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
-        );
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         // The writer is the last thread and pushes to the index, so it ends first.
-        if let Some(writer) = threads.pop() {
+        if let Some(writer) = running.threads.pop() {
             let _ = writer.join();
         }
         self.index.stop();
-        for thread in threads {
+        for thread in running.threads.drain(..) {
             let _ = thread.join();
         }
+        running.lock = None;
     }
 
     pub(crate) fn head(&self) -> Head {
@@ -129,6 +159,10 @@ impl Bus {
     /// Returns one event by position. Blocks.
     pub(crate) fn get(&self, seq: u64) -> Result<Record, BusError> {
         let (head, oldest) = (self.head().seq, self.segments.oldest());
+        if let Some(damage) = self.segments.damage_at(seq) {
+            // Said before the range is: damage at the end hides events that had been acknowledged.
+            return Err(BusError::Damaged(damage.describe()));
+        }
         if seq < oldest || seq > head {
             return Err(BusError::Position { field: "seq", asked: seq, oldest, head });
         }
@@ -155,6 +189,52 @@ impl Bus {
     }
 }
 
+/// Makes sure that one process only writes the log.
+fn lock(bus: &Path) -> Result<File, OpenError> {
+    mirror_paths::private_dir(bus).map_err(std::io::Error::other)?;
+    let path = bus.join("LOCK");
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+    for _ in 0..100 {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::Error(e)) => return Err(e.into()),
+            // Whoever was told to stop needs a moment.
+            Err(TryLockError::WouldBlock) => std::thread::park_timeout(Duration::from_millis(20)),
+        }
+    }
+    Err(OpenError::Locked(path))
+}
+
+/// Appends what recovery found as the first event after it.
+fn record(log: &mut Log, found: &Recovery, wall_ms: u64) -> Result<(), OpenError> {
+    let (segment, offset, bytes) = found.torn.as_ref().map_or((0, 0, 0), |t| (t.segment, t.offset, t.bytes));
+    let (after, lost) = (found.after, found.lost);
+    let text = match (bytes, lost) {
+        (_, 0) => {
+            format!("cut a torn tail of {bytes} bytes after event {after}; nothing acknowledged is lost")
+        }
+        (0, _) => format!("the log ends at event {after}, and {lost} acknowledged events after it are gone"),
+        _ => {
+            format!("cut {bytes} bytes after event {after}, and {lost} acknowledged events after it are gone")
+        }
+    };
+    let payload = serde_json::json!({
+        "text": text, "bytes": bytes, "segment": segment, "offset": offset, "after": after,
+        "lost_acknowledged": lost,
+    });
+    let subject = Subject::parse("bus.recovered").map_err(|e| OpenError::Record(e.to_string()))?;
+    let event = Prepared::new(NewEvent::json(subject, payload.to_string()), "svc:bus")?;
+    match log.room(event.cost()) {
+        Ok(()) => {}
+        Err(WriteError::NoRoom(e)) => return Err(OpenError::Record(e.to_string())),
+        Err(WriteError::Failed(e)) => return Err(OpenError::Log(e)),
+    }
+    log.place(&event, wall_ms, wall_ms);
+    log.commit().map_err(|e| match e {
+        WriteError::NoRoom(e) | WriteError::Failed(e) => OpenError::Log(e),
+    })
+}
+
 fn settle(outcome: Result<Outcome, oneshot::error::RecvError>) -> Result<Vec<Ack>, BusError> {
     // A writer that went away without an answer may have written.
     let outcome = outcome.map_err(|_| BusError::OutcomeUnknown)?;
@@ -174,7 +254,7 @@ fn catch_up(index: &Index, segments: &Arc<Segments>, from: u64, head: u64) -> Re
             entries.push(Entry {
                 seq: header.seq,
                 key: (!own).then(|| key_of(header.id.as_str())),
-                subject: header.subject.as_str().into(),
+                subject: header.subject.clone(),
             });
             // The payload is not needed; stepping over it keeps this at the speed of the disk.
             entries.len() >= 4096

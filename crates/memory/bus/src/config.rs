@@ -18,7 +18,12 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { segment_first_kib: 4096, segment_max_kib: 65_536, disk_reserve_mib: 256, index_lag_limit: 200_000 }
+        Self {
+            segment_first_kib: 4096,
+            segment_max_kib: 65_536,
+            disk_reserve_mib: 256,
+            index_lag_limit: 200_000,
+        }
     }
 }
 

@@ -11,7 +11,7 @@ pub trait LogFile: Send + Sync + std::fmt::Debug {
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// Makes everything written so far durable; on macOS this is F_FULLFSYNC.
     fn sync_data(&self) -> io::Result<()>;
-    /// Cuts or extends the file.
+    /// Cuts or extends the file, and makes its length and everything written so far durable.
     fn set_len(&self, len: u64) -> io::Result<()>;
 }
 

@@ -82,7 +82,9 @@ pub enum BusError {
         reserve: u64,
     },
     /// A write or sync failed.
-    #[error("the write failed and its outcome is unknown; the bus restarts into recovery, retry with the same id")]
+    #[error(
+        "the write failed and its outcome is unknown; the bus restarts into recovery, retry with the same id"
+    )]
     OutcomeUnknown,
     /// Stored events are damaged.
     #[error("{0}; see docs/runbooks/bus-damaged.md, and run: mirror bus verify")]

@@ -129,10 +129,16 @@ impl Prepared {
     pub(crate) fn new(event: NewEvent, actor: &str) -> Result<Self, BusError> {
         let invalid = |field: &str, why: String| BusError::Event { field: field.to_owned(), why };
         if event.id.as_ref().is_some_and(|id| id.as_str().starts_with(OWN_ID)) {
-            return Err(invalid("id", format!("begins with {OWN_ID:?}, which is how the bus names events itself")));
+            return Err(invalid(
+                "id",
+                format!("begins with {OWN_ID:?}, which is how the bus names events itself"),
+            ));
         }
         if event.causes.len() > LIST_LIMIT {
-            return Err(invalid("causes", format!("has {} items, at most 16 are allowed", event.causes.len())));
+            return Err(invalid(
+                "causes",
+                format!("has {} items, at most 16 are allowed", event.causes.len()),
+            ));
         }
         let mut labels = event.labels;
         labels.sort();
@@ -160,9 +166,10 @@ impl Prepared {
         &line[line.len() - self.len..]
     }
 
-    /// Returns about how many bytes the event will take on disk.
+    /// Returns at most how many bytes the event will take on disk.
     pub(crate) fn cost(&self) -> usize {
-        self.d_line.len() + self.provenance.len() + self.subject.as_str().len() + 320
+        let id = self.id.as_ref().map_or(0, |id| id.as_str().len());
+        self.d_line.len() + self.provenance.len() + self.subject.as_str().len() + id + 320
     }
 }
 

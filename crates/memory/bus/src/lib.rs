@@ -9,6 +9,7 @@ mod api;
 mod bus;
 mod config;
 mod disk;
+mod engine;
 mod error;
 mod event;
 mod line;
@@ -60,17 +61,25 @@ pub const DECL: Decl = Decl {
 pub static SERVICE: Service = Service { decl: &DECL, build: |cx| Box::pin(build(cx)) };
 
 async fn build(cx: Context) -> Result<Built, StartError> {
+    build_on(cx, Arc::new(RealDisk)).await
+}
+
+async fn build_on(cx: Context, disk: Arc<dyn Disk>) -> Result<Built, StartError> {
     let config: Config = cx.config()?;
     let (home, origin, clock) = (cx.home().clone(), cx.node().origin.clone(), cx.clock());
     let fatal = cx.clone();
     let opened = tokio::task::spawn_blocking(move || {
         let poisoned = move |why| fatal.fatal(format!("a write to the log failed: {why}"));
-        Bus::open(&home.bus(), &origin, &config, Arc::new(RealDisk), clock, poisoned)
+        Bus::open(&home.bus(), &origin, &config, disk, clock, poisoned)
     });
     let opened = opened.await.map_err(|e| StartError::failed("open the log", e))?;
     let (bus, recovery) = opened.map_err(|e| StartError::failed("open the log", e))?;
     let bus = Arc::new(bus);
-    report(&cx, &bus, &recovery).await;
+    report(&recovery);
+    if let Some(damage) = recovery.damage.first() {
+        cx.state().set(State::Degraded, damage.describe());
+    }
+    cx.tasks().spawn(watch_damage(cx.clone(), Arc::clone(&bus)));
     if let Some(refusals) = cx.refusals() {
         cx.tasks().spawn(record_refusals(cx.clone(), Arc::clone(&bus), refusals));
     }
@@ -85,25 +94,31 @@ async fn build(cx: Context) -> Result<Built, StartError> {
     Ok(Built::new().serve(server).on_drain(move || bus.close()))
 }
 
-/// Says what recovery found: in the log, in the state, and as an event.
-async fn report(cx: &Context, bus: &Bus, recovery: &Recovery) {
-    if let Some(damage) = recovery.damage.first() {
-        let why = format!("the log is damaged, appends are refused: {}", damage.describe());
-        tracing::error!(why, ranges = recovery.damage.len(), "recovery");
-        cx.state().set(State::Degraded, why);
-        return;
+/// Says what recovery found; the event about it stands in the log already.
+fn report(recovery: &Recovery) {
+    if recovery.damage.is_empty() && !recovery.is_clean() {
+        let (segment, offset, bytes) =
+            recovery.torn.as_ref().map_or((0, 0, 0), |t| (t.segment, t.offset, t.bytes));
+        let (after, lost) = (recovery.after, recovery.lost);
+        tracing::warn!(segment, offset, bytes, after, lost, "recovered from an unclean end");
     }
-    if recovery.torn.is_none() && recovery.lost == 0 {
-        return;
+}
+
+/// Keeps the state in step with damage, found when the log was opened or when somebody reads it.
+async fn watch_damage(cx: Context, bus: Arc<Bus>) {
+    let mut changes = bus.segments.watch_damage();
+    loop {
+        changes.borrow_and_update();
+        let damage = bus.segments.damage();
+        if let Some(first) = damage.first() {
+            let why = format!("the log is damaged, appends are refused: {}", first.describe());
+            tracing::error!(why, ranges = damage.len(), "the log is damaged");
+            cx.state().set(State::Degraded, why);
+        }
+        if !matches!(cx.shutdown().or(changes.changed()).await, Some(Ok(()))) {
+            return;
+        }
     }
-    let (segment, offset, bytes) = recovery.torn.as_ref().map_or((0, 0, 0), |t| (t.segment, t.offset, t.bytes));
-    let after = bus.head().seq;
-    tracing::warn!(segment, offset, bytes, after, lost = recovery.lost, "recovered from an unclean end");
-    let payload = serde_json::json!({
-        "text": format!("cut a torn tail of {bytes} bytes after event {after}"),
-        "bytes": bytes, "segment": segment, "offset": offset, "after": after, "lost_acknowledged": recovery.lost,
-    });
-    own_event(bus, "bus.recovered", payload.to_string()).await;
 }
 
 async fn own_event(bus: &Bus, subject: &str, payload: String) {

@@ -246,7 +246,8 @@ fn parse_header(text: &str, origin: &Origin) -> Option<Header> {
     let causes = p.list(",\"cause\":[", |t| Cause::parse(t).ok())?;
     let labels = p.list(",\"labels\":[", |t| Label::parse(t).ok())?;
     let sorted = labels.windows(2).all(|pair| pair[0] < pair[1]);
-    let valid = p.0 == "}" && sorted && seq > 0 && batch > 0 && batch <= seq && len <= mirror_types::PAYLOAD_LIMIT;
+    let valid =
+        p.0 == "}" && sorted && seq > 0 && batch > 0 && batch <= seq && len <= mirror_types::PAYLOAD_LIMIT;
     valid.then(|| Header {
         seq,
         batch,

@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::disk::{Disk, LogFile, fill};
 use crate::event::{OWN_ID, Prepared};
 use crate::line::{Content, Place, write_e};
-use crate::recover::{Torn, cut, last_header, scan};
+use crate::recover::{Torn, cut, last_header, scan, settle};
 use crate::scan::Chain;
 use crate::segments::{Damage, STRIDE, Segment, Segments, list, name};
 
@@ -37,6 +37,15 @@ pub(crate) struct Recovery {
     pub(crate) damage: Vec<Damage>,
     /// Events that the index knows and the log does not.
     pub(crate) lost: u64,
+    /// The last event that was found.
+    pub(crate) after: u64,
+}
+
+impl Recovery {
+    /// Returns whether the log ends as it was left.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.torn.is_none() && self.damage.is_empty() && self.lost == 0
+    }
 }
 
 #[derive(Debug)]
@@ -95,6 +104,10 @@ impl Log {
             mirror_paths::private_dir(dir).map_err(io::Error::other)?;
         }
         let _ = std::fs::remove_file(dir.join(NEXT));
+        // A process that was killed may have left a name that only memory holds.
+        for dir in [&dir, &bus.join("log"), bus] {
+            disk.sync_dir(dir)?;
+        }
         let segments = Arc::new(Segments::new(dir.clone(), origin.clone()));
         let found = list(&dir)?;
         if found.is_empty() {
@@ -107,18 +120,18 @@ impl Log {
         let mut recovery = Recovery::default();
         let mut chain = Chain::EMPTY;
         let mut end = 0;
+        let mut last_write = 0;
         let mut last = None;
         for (i, (first, size)) in found.iter().enumerate() {
             let segment = segments.add(*first);
             if *first != chain.seq + 1 {
-                recovery.damage.push(Damage {
-                    first: chain.seq + 1,
-                    last: Some(first - 1),
-                    segment: *first,
-                    offset: 0,
-                    why: "the segments before it are missing",
-                    resume: None,
-                });
+                let (from, to, why) = if *first > chain.seq {
+                    (chain.seq + 1, first - 1, "the segments before it are missing")
+                } else {
+                    (*first, chain.seq, "the segment stands where another one is")
+                };
+                let (last, segment) = (Some(to), *first);
+                recovery.damage.push(Damage { first: from, last, segment, offset: 0, why, resume: None });
                 chain = Chain { seq: first - 1, ..Chain::EMPTY };
             }
             if let Some((next, _)) = found.get(i + 1) {
@@ -131,13 +144,16 @@ impl Log {
             let active = i + 1 == found.len();
             if chain.seq > 0 && chain.leaf == [0; 32] {
                 // What stood before is missing, so the first event is taken at its word.
-                if let Ok(Ok(event)) = crate::scan::Lines::new(segments.open(&segment)?, 0).event(origin).as_ref() {
+                if let Ok(Ok(event)) =
+                    crate::scan::Lines::new(segments.open(&segment)?, 0).event(origin).as_ref()
+                {
                     chain.leaf = event.header.prev;
                 }
             }
             let mut scanned = scan(&segments, &segment, chain, active, seen)?;
             chain = scanned.chain;
             end = scanned.end;
+            last_write = scanned.last_write;
             if let (Some((next, _)), Some(open)) =
                 (found.get(i + 1), scanned.damage.last_mut().filter(|d| d.last.is_none()))
             {
@@ -155,9 +171,14 @@ impl Log {
         if let Some(torn) = recovery.torn.as_ref().filter(|_| recovery.damage.is_empty()) {
             cut(disk.as_ref(), &segments, torn, &quarantine, wall_ms)?;
         }
-        recovery.lost = if recovery.damage.is_empty() { seen.saturating_sub(chain.seq) } else { 0 };
+        recovery.after = chain.seq;
         let (segment, size) = last.ok_or_else(|| io::Error::other("the log has no segment"))?;
-        let file = disk.open(&dir.join(name(segment.first)))?;
+        let path = dir.join(name(segment.first));
+        let file = disk.open(&path)?;
+        if recovery.damage.is_empty() {
+            recovery.lost = seen.saturating_sub(chain.seq);
+            settle(file.as_ref(), &path, last_write, end)?;
+        }
         let log = Self {
             disk,
             config,
@@ -199,16 +220,29 @@ impl Log {
         Ok(())
     }
 
+    /// Returns the size of a new segment that takes `need` bytes.
+    fn filled(&mut self, need: u64) -> io::Result<u64> {
+        let need = need.next_multiple_of(1 << 16);
+        match self.filling.take().map(JoinHandle::join) {
+            Some(Ok(Ok(size))) if size >= need => return Ok(size),
+            Some(Ok(Err(e))) if !is_full(&e) => return Err(e),
+            _ => {}
+        }
+        let dir = self.dir();
+        let size = self.config.next_segment(self.active.size).max(need);
+        match make(self.disk.as_ref(), &dir, size) {
+            // On a volume that is nearly full, a small one may still fit.
+            Err(e) if is_full(&e) => make(self.disk.as_ref(), &dir, self.config.first_segment().max(need)),
+            other => other,
+        }
+    }
+
     fn roll(&mut self, need: u64) -> Result<(), WriteError> {
         let dir = self.dir();
-        let ready = self.filling.take().and_then(|fill| fill.join().ok()).and_then(Result::ok);
-        let size = match ready.filter(|size| *size >= need) {
-            Some(size) => size,
-            None => {
-                let size = self.config.next_segment(self.active.size).max(need.next_multiple_of(1 << 16));
-                make(self.disk.as_ref(), &dir, size).map_err(WriteError::NoRoom)?
-            }
-        };
+        let size = self.filled(need).map_err(|e| match is_full(&e) {
+            true => WriteError::NoRoom(e),
+            false => WriteError::Failed(e),
+        })?;
         // Sealed before the next is named: only the last segment may have a tail.
         self.active.file.set_len(self.active.len).map_err(WriteError::Failed)?;
         self.active.size = self.active.len;
@@ -295,8 +329,25 @@ impl Log {
     }
 }
 
+impl Drop for Log {
+    fn drop(&mut self) {
+        // The next one to open the log must not meet a thread that still fills a segment.
+        if let Some(fill) = self.filling.take() {
+            let _ = fill.join();
+        }
+    }
+}
+
+fn is_full(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// Makes a segment full of newlines under the name of the next one.
 fn make(disk: &dyn Disk, dir: &Path, size: u64) -> io::Result<u64> {
+    // Asked first, so that a volume without room is not filled to the brim in vain.
+    if disk.space(dir).is_ok_and(|(free, _)| free < size) {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
     let file = disk.open(&dir.join(NEXT))?;
     let result = file.set_len(0).and_then(|()| fill(file.as_ref(), 0, size)).and_then(|()| file.sync_data());
     match result {

@@ -37,8 +37,9 @@ fn too_long(len: usize) -> BusError {
 }
 
 fn utf8(bytes: &[u8]) -> Result<&str, BusError> {
-    std::str::from_utf8(bytes)
-        .map_err(|e| invalid(format!("is not UTF-8 at byte {}; use type binary for other bytes", e.valid_up_to())))
+    std::str::from_utf8(bytes).map_err(|e| {
+        invalid(format!("is not UTF-8 at byte {}; use type binary for other bytes", e.valid_up_to()))
+    })
 }
 
 fn json(payload: Bytes) -> Result<Bytes, BusError> {
@@ -103,8 +104,10 @@ struct BlobRef {
 }
 
 fn blob(payload: &[u8]) -> Result<Bytes, BusError> {
-    const FORM: &str = r#"must be {"blake3":"<64 lower-case hex digits>","bytes":<size>,"type":"json"|"text"|"binary"}"#;
-    let blob: BlobRef = serde_json::from_slice(payload).map_err(|e| invalid(format!("{FORM}: {}", plain(&e))))?;
+    const FORM: &str =
+        r#"must be {"blake3":"<64 lower-case hex digits>","bytes":<size>,"type":"json"|"text"|"binary"}"#;
+    let blob: BlobRef =
+        serde_json::from_slice(payload).map_err(|e| invalid(format!("{FORM}: {}", plain(&e))))?;
     let known = matches!(blob.r#type.as_str(), "json" | "text" | "binary");
     if !known || mirror_seal::unhex::<32>(&blob.blake3).is_none() {
         return Err(invalid(FORM));

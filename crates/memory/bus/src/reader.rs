@@ -8,7 +8,7 @@ use crate::line::{Header, Payload};
 use crate::payload;
 use crate::recover::rescan;
 use crate::scan::{Event, Lines};
-use crate::segments::{Segment, Segments};
+use crate::segments::{Damage, Segment, Segments};
 
 /// A stored event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +66,7 @@ impl Cursor {
             if let Some(damage) = self.segments.damage_at(self.next) {
                 return Err(BusError::Damaged(damage.describe()));
             }
-            let record = self.step(want)?;
+            let record = self.step(head, want)?;
             self.next += 1;
             if record.is_some() {
                 return Ok(record);
@@ -75,7 +75,7 @@ impl Cursor {
         Ok(None)
     }
 
-    fn step(&mut self, want: &mut dyn FnMut(&Header) -> bool) -> Result<Option<Record>, BusError> {
+    fn step(&mut self, head: u64, want: &mut dyn FnMut(&Header) -> bool) -> Result<Option<Record>, BusError> {
         let failed = |e: io::Error| BusError::Read(e.to_string());
         if self.open.as_ref().is_some_and(|open| open.until == Some(self.next)) {
             self.open = None;
@@ -87,16 +87,29 @@ impl Cursor {
                 Some(open) => open,
                 None => {
                     fresh = true;
-                    self.seek().map_err(failed)?
+                    match self.seek() {
+                        Err(e) if e.kind() == io::ErrorKind::NotFound && !rescanned => {
+                            rescanned = true;
+                            self.lost_segment(head);
+                            if let Some(damage) = self.segments.damage_at(self.next) {
+                                return Err(BusError::Damaged(damage.describe()));
+                            }
+                            continue;
+                        }
+                        other => other.map_err(failed)?,
+                    }
                 }
             };
             let result = match open.lines.event(&self.segments.origin).map_err(failed)? {
                 Ok(event) if event.header.seq < self.next => None,
-                Ok(event) if event.header.seq == self.next => Some(want(&event.header).then(|| record(&event))),
+                Ok(event) if event.header.seq == self.next => {
+                    Some(want(&event.header).then(|| record(&event)))
+                }
                 _ if !fresh => {
                     // What was read ahead may be stale, or the log went on in a new segment.
                     fresh = true;
-                    let rolled = self.segments.of(self.next).is_some_and(|(s, _)| s.first != open.segment.first);
+                    let rolled =
+                        self.segments.of(self.next).is_some_and(|(s, _)| s.first != open.segment.first);
                     if !rolled {
                         open.lines.refresh();
                         self.open = Some(open);
@@ -106,7 +119,7 @@ impl Cursor {
                 _ if !rescanned => {
                     rescanned = true;
                     let (segment, next) = (Arc::clone(&open.segment), open.until);
-                    if rescan(&self.segments, &segment, next).map_err(failed)? {
+                    if rescan(&self.segments, &segment, next, head).map_err(failed)? {
                         tracing::error!(segment = segment.first, "the log is damaged; appends are refused");
                     }
                     if let Some(damage) = self.segments.damage_at(self.next) {
@@ -120,6 +133,18 @@ impl Cursor {
             if let Some(result) = result {
                 return Ok(result);
             }
+        }
+    }
+
+    /// Records that the file of the segment that holds the next event is gone.
+    fn lost_segment(&self, head: u64) {
+        let Some((segment, until)) = self.segments.of(self.next) else { return };
+        let why = "the segment is missing";
+        let last = Some(until.map_or(head, |next| next - 1));
+        let damage =
+            Damage { first: segment.first, last, segment: segment.first, offset: 0, why, resume: None };
+        if self.segments.mark(damage) {
+            tracing::error!(segment = segment.first, why, "the log is damaged; appends are refused");
         }
     }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use mirror_types::Origin;
 
-use crate::disk::{Disk, fill, read_at};
+use crate::disk::{Disk, LogFile, fill, read_at};
 use crate::line::{D_LIMIT, E_LIMIT, Header};
 use crate::scan::{Chain, Lines};
 use crate::segments::{Damage, Segment, Segments, name};
@@ -26,6 +26,8 @@ pub(crate) struct Scanned {
     pub(crate) chain: Chain,
     /// Where the next event goes.
     pub(crate) end: u64,
+    /// Where the last write began.
+    pub(crate) last_write: u64,
     pub(crate) torn: Option<Torn>,
     pub(crate) damage: Vec<Damage>,
 }
@@ -43,19 +45,23 @@ pub(crate) fn scan(
     let size = fs::metadata(&path)?.len();
     let mut lines = Lines::new(File::open(&path)?, 0);
     let mut damage = Vec::new();
+    let mut write = (0, 0);
     loop {
         let offset = lines.offset();
         let why = match lines.event(origin)? {
             Ok(event) => match chain.follow(&event.header) {
                 Ok(()) => {
                     segment.note(event.header.seq, event.offset);
+                    if write.0 != event.header.batch {
+                        write = (event.header.batch, event.offset);
+                    }
                     continue;
                 }
                 Err(flaw) => flaw,
             },
             Err(flaw) => flaw,
         };
-        let end = Scanned { chain, end: offset, torn: None, damage: Vec::new() };
+        let end = Scanned { chain, end: offset, last_write: write.1, torn: None, damage: Vec::new() };
         if Lines::new(File::open(&path)?, offset).only_newlines()? && (active || offset == size) {
             return Ok(Scanned { damage, ..end });
         }
@@ -91,16 +97,35 @@ struct After {
     resume: Option<(u64, Header)>,
 }
 
-/// Reads a whole segment again after a reader met a flaw, and records what cannot be read.
-pub(crate) fn rescan(segments: &Segments, segment: &Segment, next: Option<u64>) -> io::Result<bool> {
+/// Reads a whole segment again after a reader met a flaw, and records what cannot be read up to `head`.
+///
+/// What stands after `head` is left alone: the writer may be at work there.
+pub(crate) fn rescan(
+    segments: &Segments,
+    segment: &Segment,
+    next: Option<u64>,
+    head: u64,
+) -> io::Result<bool> {
     let mut start = Chain { seq: segment.first - 1, ..Chain::EMPTY };
     if let Ok(event) = Lines::new(segments.open(segment)?, 0).event(&segments.origin)? {
         start.leaf = event.header.prev;
     }
     let scanned = scan(segments, segment, start, next.is_none(), u64::MAX)?;
+    let last = next.map_or(head, |next| next - 1);
+    let mut found = scanned.damage;
+    if found.last().is_none_or(|damage| damage.last.is_some()) && scanned.chain.seq < last {
+        found.push(Damage {
+            first: scanned.chain.seq + 1,
+            last: Some(last),
+            segment: segment.first,
+            offset: scanned.end,
+            why: "the segment ends too early",
+            resume: None,
+        });
+    }
     let mut news = false;
-    for mut damage in scanned.damage {
-        damage.last = damage.last.or(next.map(|next| next - 1));
+    for mut damage in found.into_iter().filter(|damage| damage.first <= head) {
+        damage.last = damage.last.or(Some(last.max(damage.first)));
         news |= segments.mark(damage);
     }
     Ok(news)
@@ -198,7 +223,28 @@ pub(crate) fn cut(
     copy.sync_data()?;
     disk.sync_dir(&folder)?;
     disk.sync_dir(quarantine)?;
+    // Only now may the original go.
     let file = disk.open(&path)?;
     fill(file.as_ref(), torn.offset, size.max(torn.offset + torn.bytes))?;
+    file.sync_data()
+}
+
+/// Makes durable what was found whole: the last write of a log may have been read from memory only.
+///
+/// A process that was killed between its write and its sync leaves such a write, and so does a failed sync: the system
+/// then takes the bytes for clean, and syncing them again does nothing. So they are written again first.
+pub(crate) fn settle(file: &dyn LogFile, path: &Path, from: u64, end: u64) -> io::Result<()> {
+    let source = File::open(path)?;
+    let mut buf = vec![0; 64 << 10];
+    let mut at = from;
+    while at < end {
+        let len = buf.len().min(usize::try_from(end - at).unwrap_or(usize::MAX));
+        let n = read_at(&source, &mut buf[..len], at)?;
+        if n == 0 {
+            return Err(io::Error::other("the log became shorter while it was opened"));
+        }
+        file.write_all_at(&buf[..n], at)?;
+        at += n as u64;
+    }
     file.sync_data()
 }

@@ -112,12 +112,11 @@ impl Lines {
     pub(crate) fn next_header(&mut self, origin: &Origin) -> io::Result<Option<(u64, Header)>> {
         loop {
             let Some((start, end)) = self.peek(0, E_LIMIT.max(D_LIMIT))? else {
-                // A stretch without a newline cannot hold a whole line; look on after it.
-                let skip = self.buf.len() - self.start;
-                self.start += skip;
-                if skip == 0 && !self.more()? {
+                if self.end {
                     return Ok(None);
                 }
+                // A stretch without a newline holds no whole line, but an E line may begin in its last bytes.
+                self.start = self.buf.len().saturating_sub(E_LIMIT).max(self.start);
                 continue;
             };
             let offset = self.offset();

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use mirror_types::Origin;
+use tokio::sync::watch;
 
 /// One in so many events has its offset remembered.
 pub(crate) const STRIDE: u64 = 64;
@@ -100,11 +101,12 @@ pub(crate) struct Segments {
     pub(crate) origin: Origin,
     list: RwLock<Vec<Arc<Segment>>>,
     damage: RwLock<Vec<Damage>>,
+    damaged: watch::Sender<usize>,
 }
 
 impl Segments {
     pub(crate) fn new(dir: PathBuf, origin: Origin) -> Self {
-        Self { dir, origin, list: RwLock::default(), damage: RwLock::default() }
+        Self { dir, origin, list: RwLock::default(), damage: RwLock::default(), damaged: watch::channel(0).0 }
     }
 
     pub(crate) fn add(&self, first: u64) -> Arc<Segment> {
@@ -142,8 +144,14 @@ impl Segments {
         if news {
             all.push(damage);
             all.sort_by_key(|d| d.first);
+            self.damaged.send_replace(all.len());
         }
         news
+    }
+
+    /// Returns how many ranges are damaged, and tells when another one is found.
+    pub(crate) fn watch_damage(&self) -> watch::Receiver<usize> {
+        self.damaged.subscribe()
     }
 
     pub(crate) fn damage(&self) -> Vec<Damage> {

@@ -6,20 +6,25 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-#[cfg(test)]
 use std::time::Duration;
+
+use mirror_types::Subject;
 
 /// Version of the index's form; another one is rebuilt.
 const FOLD: u64 = 1;
 
 const META: &[u8] = b"m";
 
+/// How long the index gathers events before it stores them, and how many it does not wait for.
+const PAUSE: Duration = Duration::from_millis(50);
+const GATHER: usize = 8_192;
+
 /// What the index learns of one event.
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
     pub(crate) seq: u64,
     pub(crate) key: Option<[u8; 16]>,
-    pub(crate) subject: Box<str>,
+    pub(crate) subject: Subject,
 }
 
 /// Why the index cannot be used.
@@ -68,21 +73,24 @@ impl Store {
     fn try_open(dir: &Path) -> Result<Self, StoreError> {
         let config = sled::Config::new().path(dir).cache_capacity(1 << 20).flush_every_ms(Some(1000));
         // sled may panic on damaged files.
-        let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| -> Result<Self, StoreError> {
-            let db = config.open()?;
-            let upto = match db.get(META)? {
-                None if db.is_empty() => 0,
-                None => return Err(StoreError::Form),
-                Some(meta) => {
-                    let number = |at: usize| meta.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_be_bytes);
-                    match (number(0), number(8)) {
-                        (Some(FOLD), Some(upto)) => upto,
-                        _ => return Err(StoreError::Form),
+        let opened =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| -> Result<Self, StoreError> {
+                let db = config.open()?;
+                let upto = match db.get(META)? {
+                    None if db.is_empty() => 0,
+                    None => return Err(StoreError::Form),
+                    Some(meta) => {
+                        let number = |at: usize| {
+                            meta.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_be_bytes)
+                        };
+                        match (number(0), number(8)) {
+                            (Some(FOLD), Some(upto)) => upto,
+                            _ => return Err(StoreError::Form),
+                        }
                     }
-                }
-            };
-            Ok(Self { db, upto })
-        }));
+                };
+                Ok(Self { db, upto })
+            }));
         opened.unwrap_or(Err(StoreError::Panicked))
     }
 
@@ -98,7 +106,7 @@ impl Store {
             if let Some(key) = &entry.key {
                 batch.insert(&id_key(key), &entry.seq.to_be_bytes());
             }
-            subjects.insert(&entry.subject, entry.seq);
+            subjects.insert(entry.subject.as_str(), entry.seq);
         }
         for (subject, seq) in subjects {
             batch.insert(subject_key(subject), &seq.to_be_bytes());
@@ -149,7 +157,12 @@ pub(crate) struct Index {
 impl Index {
     pub(crate) fn new(store: &Store, limit: u64) -> Self {
         let pending = Pending { upto: store.upto, head: store.upto, ..Pending::default() };
-        Self { db: store.db.clone(), pending: Mutex::new(pending), changed: Condvar::new(), limit: limit.max(1) }
+        Self {
+            db: store.db.clone(),
+            pending: Mutex::new(pending),
+            changed: Condvar::new(),
+            limit: limit.max(1),
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Pending> {
@@ -220,16 +233,19 @@ impl Index {
             if let Some(key) = entry.key {
                 pending.ids.insert(key, entry.seq);
             }
-            match pending.subjects.get_mut(&entry.subject) {
+            match pending.subjects.get_mut(entry.subject.as_str()) {
                 Some(seq) => *seq = entry.seq,
                 None => {
-                    pending.subjects.insert(entry.subject.clone(), entry.seq);
+                    pending.subjects.insert(entry.subject.as_str().into(), entry.seq);
                 }
             }
         }
         pending.head = last;
+        let was_empty = pending.queue.is_empty();
         pending.queue.extend(entries);
-        self.changed.notify_all();
+        if was_empty || pending.queue.len() >= GATHER {
+            self.changed.notify_all();
+        }
     }
 
     pub(crate) fn stop(&self) {
@@ -244,6 +260,12 @@ impl Index {
                 let mut pending = self.lock();
                 while pending.queue.is_empty() && !pending.stop {
                     pending = self.changed.wait(pending).unwrap_or_else(PoisonError::into_inner);
+                }
+                if pending.queue.len() < GATHER && !pending.stop {
+                    // The memory answers meanwhile; many events in one batch cost little more than one.
+                    let enough = |p: &mut Pending| p.queue.len() < GATHER && !p.stop;
+                    let waited = self.changed.wait_timeout_while(pending, PAUSE, enough);
+                    (pending, _) = waited.unwrap_or_else(PoisonError::into_inner);
                 }
                 if pending.queue.is_empty() {
                     break;
@@ -290,7 +312,7 @@ mod tests {
     use super::*;
 
     fn entry(seq: u64, id: Option<u8>, subject: &str) -> Entry {
-        Entry { seq, key: id.map(|b| [b; 16]), subject: subject.into() }
+        Entry { seq, key: id.map(|b| [b; 16]), subject: Subject::parse(subject).unwrap() }
     }
 
     #[test]

@@ -92,7 +92,8 @@ async fn acknowledge(
     mut waiting: mpsc::Receiver<Step>,
     answers: mpsc::Sender<Result<pb::AppendStreamResponse, Status>>,
 ) {
-    let mut total = pb::AppendStreamResponse { durability: pb::Durability::Synced.into(), ..Default::default() };
+    let mut total =
+        pb::AppendStreamResponse { durability: pb::Durability::Synced.into(), ..Default::default() };
     while let Some(step) = waiting.recv().await {
         let (acks, error) = match step {
             Step::End(status) => (Vec::new(), Some(status)),
@@ -136,6 +137,9 @@ impl Api {
         let last = if to == 0 { head } else { to };
         for (name, asked, given) in [("from", first, from), ("to", last, to)] {
             if given > 0 && (asked < oldest || asked > head) {
+                if let Some(damage) = self.bus.segments.damage_at(asked) {
+                    return Err(BusError::Damaged(damage.describe()));
+                }
                 let field = match (request.reverse, name) {
                     (false, "from") | (true, "to") => "from",
                     _ => "to",
@@ -161,7 +165,13 @@ pub(crate) fn read_range(bus: &Bus, range: Range, filter: &Filter, private: bool
     }
 }
 
-fn forwards(bus: &Bus, range: Range, filter: &Filter, private: bool, answers: &ReadAnswers) -> Result<(), BusError> {
+fn forwards(
+    bus: &Bus,
+    range: Range,
+    filter: &Filter,
+    private: bool,
+    answers: &ReadAnswers,
+) -> Result<(), BusError> {
     let mut cursor = Cursor::new(Arc::clone(&bus.segments), range.first);
     let mut left = range.limit;
     loop {
@@ -181,7 +191,13 @@ fn forwards(bus: &Bus, range: Range, filter: &Filter, private: bool, answers: &R
 }
 
 /// Newest first, in stretches that are each read forwards.
-fn backwards(bus: &Bus, range: Range, filter: &Filter, private: bool, answers: &ReadAnswers) -> Result<(), BusError> {
+fn backwards(
+    bus: &Bus,
+    range: Range,
+    filter: &Filter,
+    private: bool,
+    answers: &ReadAnswers,
+) -> Result<(), BusError> {
     const STRETCH: u64 = 1024;
     let mut left = range.limit;
     let mut last = range.last;

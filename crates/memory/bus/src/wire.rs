@@ -33,23 +33,40 @@ impl TryFrom<pb::NewEvent> for NewEvent {
             pb::PayloadType::Binary => Stored::Base64,
             pb::PayloadType::Blob => Stored::Blob,
             pb::PayloadType::Unspecified => {
-                return Err(field("type", format!(
-                    "is {}; set it to PAYLOAD_TYPE_JSON, PAYLOAD_TYPE_TEXT, PAYLOAD_TYPE_BINARY or PAYLOAD_TYPE_BLOB",
-                    event.r#type
-                )));
+                return Err(field(
+                    "type",
+                    format!(
+                        "is {}; set it to PAYLOAD_TYPE_JSON, PAYLOAD_TYPE_TEXT, PAYLOAD_TYPE_BINARY or PAYLOAD_TYPE_BLOB",
+                        event.r#type
+                    ),
+                ));
             }
         };
-        let id = if event.id.is_empty() { None } else { Some(EventId::parse(&event.id).map_err(named("id"))?) };
-        let model =
-            if event.model.is_empty() { None } else { Some(Model::parse(&event.model).map_err(named("model"))?) };
+        let id =
+            if event.id.is_empty() { None } else { Some(EventId::parse(&event.id).map_err(named("id"))?) };
+        let model = if event.model.is_empty() {
+            None
+        } else {
+            Some(Model::parse(&event.model).map_err(named("model"))?)
+        };
         Ok(Self {
             subject: Subject::parse(&event.subject).map_err(named("subject"))?,
             id,
             stored,
             payload: event.payload,
             model,
-            causes: event.causes.iter().map(|c| Cause::parse(c)).collect::<Result<_, _>>().map_err(named("causes"))?,
-            labels: event.labels.iter().map(|l| Label::parse(l)).collect::<Result<_, _>>().map_err(named("labels"))?,
+            causes: event
+                .causes
+                .iter()
+                .map(|c| Cause::parse(c))
+                .collect::<Result<_, _>>()
+                .map_err(named("causes"))?,
+            labels: event
+                .labels
+                .iter()
+                .map(|l| Label::parse(l))
+                .collect::<Result<_, _>>()
+                .map_err(named("labels"))?,
         })
     }
 }
@@ -63,7 +80,9 @@ pub(crate) fn required(event: Option<pb::NewEvent>) -> Result<NewEvent, BusError
 pub(crate) fn batch(events: Vec<pb::NewEvent>) -> Result<Vec<NewEvent>, BusError> {
     let (n, bytes) = (events.len(), events.iter().map(|e| e.payload.len()).sum::<usize>());
     if n == 0 || n > BATCH_EVENTS {
-        return Err(BusError::Batch(format!("has {n} items, 1 to {BATCH_EVENTS} are allowed; nothing was stored")));
+        return Err(BusError::Batch(format!(
+            "has {n} items, 1 to {BATCH_EVENTS} are allowed; nothing was stored"
+        )));
     }
     if bytes > BATCH_BYTES {
         return Err(BusError::Batch(format!(
@@ -109,9 +128,11 @@ impl Filter {
     pub(crate) fn new(filter: Option<pb::Filter>) -> Result<Self, BusError> {
         let Some(filter) = filter else { return Ok(Self::default()) };
         let bad = |field: &str, why: String| BusError::Filter { field: format!("filter.{field}"), why };
-        for (name, len) in
-            [("subjects", filter.subjects.len()), ("actors", filter.actors.len()), ("labels", filter.labels.len())]
-        {
+        for (name, len) in [
+            ("subjects", filter.subjects.len()),
+            ("actors", filter.actors.len()),
+            ("labels", filter.labels.len()),
+        ] {
             if len > FILTER_ITEMS {
                 return Err(bad(name, format!("has {len} items, at most {FILTER_ITEMS} are allowed")));
             }
@@ -157,7 +178,11 @@ pub(crate) fn event(record: Record, origin: &str, private: bool, whole: bool) ->
         Body::Redacted { by } => (pb::PayloadState::Redacted, Vec::new(), String::new(), by),
         Body::Here { .. } if withheld => (pb::PayloadState::Withheld, Vec::new(), String::new(), 0),
         Body::Here { payload, salt } => {
-            let salt = if whole { base64::Engine::encode(&mirror_seal::BASE64_UNPADDED, salt) } else { String::new() };
+            let salt = if whole {
+                base64::Engine::encode(&mirror_seal::BASE64_UNPADDED, salt)
+            } else {
+                String::new()
+            };
             (pb::PayloadState::Present, payload, salt, 0)
         }
     };

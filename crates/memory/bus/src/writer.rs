@@ -3,8 +3,8 @@
 //! There is no timer: while one batch syncs the next one gathers. Invariant: nothing is acknowledged, visible or
 //! indexed before it is synced; after a failed write nothing is acknowledged at all.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,13 +12,8 @@ use mirror_clock::Clock;
 use mirror_seal::Hash;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
-use crate::disk::Disk;
 use crate::error::BusError;
 use crate::event::Prepared;
-use crate::line::provenance;
-use crate::log::{Log, WriteError};
-use crate::reader::{Body, Cursor};
-use crate::store::{Entry, Index};
 
 /// Events, and bytes in units of [`UNIT`], that may wait for the writer.
 const QUEUE_EVENTS: usize = 8_192;
@@ -28,11 +23,8 @@ const UNIT: usize = 64;
 /// Soft bound of one write.
 const BATCH_BYTES: usize = 1 << 20;
 
-/// How often the free space is asked for.
-const SPACE_EVERY: Duration = Duration::from_millis(500);
-
-/// Difference of clocks from which the wall clock is not followed.
-const JUMP_MS: u64 = 24 * 3600 * 1000;
+/// Longest time that the writer looks for more work before it sleeps: waking a thread costs about as much as a sync.
+const LOOK: Duration = Duration::from_micros(200);
 
 /// What must hold for a group to be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,13 +52,13 @@ pub(crate) struct Outcome {
     pub(crate) error: Option<BusError>,
 }
 
-struct Group {
-    events: Vec<Prepared>,
-    expect: Expect,
-    atomic: bool,
+pub(crate) struct Group {
+    pub(crate) events: Vec<Prepared>,
+    pub(crate) expect: Expect,
+    pub(crate) atomic: bool,
     /// The bus's own records may use the disk reserve.
-    reserved: bool,
-    reply: oneshot::Sender<Outcome>,
+    pub(crate) reserved: bool,
+    pub(crate) reply: oneshot::Sender<Outcome>,
     _permits: Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)>,
 }
 
@@ -93,12 +85,15 @@ pub(crate) struct Gauges {
 struct Queue {
     groups: VecDeque<Group>,
     stop: bool,
+    asleep: bool,
 }
 
 /// The door to the writer.
 pub(crate) struct Writer {
     queue: Mutex<Queue>,
     ready: Condvar,
+    /// Groups in the queue, for a look without the lock.
+    waiting: AtomicUsize,
     events: Arc<Semaphore>,
     units: Arc<Semaphore>,
     pub(crate) head: watch::Sender<Head>,
@@ -116,6 +111,7 @@ impl Writer {
         Self {
             queue: Mutex::default(),
             ready: Condvar::new(),
+            waiting: AtomicUsize::new(0),
             events: Arc::new(Semaphore::new(QUEUE_EVENTS)),
             units: Arc::new(Semaphore::new(QUEUE_UNITS)),
             head: watch::channel(head).0,
@@ -168,8 +164,12 @@ impl Writer {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if !queue.stop {
             queue.groups.push_back(Group { events, expect, atomic, reserved, reply, _permits: permits });
+            self.waiting.store(queue.groups.len(), Ordering::Release);
+            let asleep = queue.asleep;
             drop(queue);
-            self.ready.notify_one();
+            if asleep {
+                self.ready.notify_one();
+            }
         }
         receiver
     }
@@ -180,13 +180,20 @@ impl Writer {
         self.ready.notify_all();
     }
 
-    fn take(&self) -> Option<Vec<Group>> {
+    /// Returns what waits; looks for it for `look` before it sleeps. Nothing when the writer is to end.
+    pub(crate) fn take(&self, clock: &dyn Clock, look: Duration) -> Option<Vec<Group>> {
+        let until = clock.boot() + look.min(LOOK);
+        while self.waiting.load(Ordering::Acquire) == 0 && clock.boot() < until {
+            std::hint::spin_loop();
+        }
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         while queue.groups.is_empty() {
             if queue.stop {
                 return None;
             }
+            queue.asleep = true;
             queue = self.ready.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue.asleep = false;
         }
         let mut groups = Vec::new();
         let mut bytes = 0;
@@ -197,10 +204,11 @@ impl Writer {
             }
             groups.extend(queue.groups.pop_front());
         }
+        self.waiting.store(queue.groups.len(), Ordering::Release);
         Some(groups)
     }
 
-    fn refuse_rest(&self) {
+    pub(crate) fn refuse_rest(&self) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         queue.stop = true;
         for group in queue.groups.drain(..) {
@@ -213,296 +221,4 @@ fn size(events: &[Prepared]) -> (u32, u32) {
     let clamp = |n: usize, max: usize| u32::try_from(n.min(max)).unwrap_or(u32::MAX);
     let bytes: usize = events.iter().map(Prepared::cost).sum();
     (clamp(events.len(), QUEUE_EVENTS), clamp(bytes.div_ceil(UNIT), QUEUE_UNITS))
-}
-
-/// The thread's own state.
-pub(crate) struct Engine {
-    pub(crate) log: Log,
-    pub(crate) index: Arc<Index>,
-    pub(crate) writer: Arc<Writer>,
-    pub(crate) disk: Arc<dyn Disk>,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) reserve: Box<dyn Fn(u64) -> u64 + Send>,
-    /// Told once when a write failed.
-    pub(crate) poisoned: Box<dyn Fn(String) + Send>,
-}
-
-/// Events of the batch that is being placed, by key and by subject.
-#[derive(Default)]
-struct Batch {
-    ids: HashMap<[u8; 16], (u64, Hash, Prepared)>,
-    subjects: HashMap<Box<str>, u64>,
-    entries: Vec<Entry>,
-}
-
-impl Engine {
-    /// Writes until it is stopped or a write fails.
-    pub(crate) fn run(mut self) {
-        let (wall_start, boot_start) = (self.clock.wall_ms(), self.clock.boot());
-        let head_ms = self.log.head().hlc.ms();
-        let ahead = head_ms > wall_start.saturating_add(JUMP_MS);
-        let mut space_at = None;
-        while let Some(groups) = self.writer.take() {
-            let now = self.clock.boot();
-            if space_at.is_none_or(|at| now.saturating_sub(at) >= SPACE_EVERY) {
-                space_at = Some(now);
-                self.measure();
-            }
-            let wall = self.clock.wall_ms();
-            let passed = u64::try_from(now.saturating_sub(boot_start).as_millis()).unwrap_or(u64::MAX);
-            let steady = wall_start.saturating_add(passed);
-            let jumped = wall.abs_diff(steady) > JUMP_MS;
-            self.writer.gauges.clock_suspect.store(jumped || ahead, Relaxed);
-            // A clock set to another year must not pin the logical clock there.
-            let hlc_ms = if jumped { steady } else { wall };
-            if let Err(why) = self.batch(groups, wall, hlc_ms) {
-                tracing::error!(why, "a write failed; the bus restarts into recovery");
-                self.writer.gauges.poisoned.store(true, Relaxed);
-                self.writer.refuse_rest();
-                (self.poisoned)(why);
-                return;
-            }
-        }
-    }
-
-    fn measure(&self) {
-        if let Ok((free, total)) = self.disk.space(&self.log.dir()) {
-            self.writer.gauges.free_bytes.store(free, Relaxed);
-            self.writer.gauges.reserve_bytes.store((self.reserve)(total), Relaxed);
-        }
-    }
-
-    fn refusal(&self, reserved: bool) -> Option<BusError> {
-        if let Some(damage) = self.log.segments().damage().first() {
-            return Some(BusError::Damaged(damage.describe()));
-        }
-        let gauges = &self.writer.gauges;
-        let (free, reserve) = (gauges.free_bytes.load(Relaxed), gauges.reserve_bytes.load(Relaxed));
-        (!reserved && free < reserve).then_some(BusError::DiskReserve { free, reserve })
-    }
-
-    fn batch(&mut self, groups: Vec<Group>, wall_ms: u64, hlc_ms: u64) -> Result<(), String> {
-        let cost = groups.iter().flat_map(|g| &g.events).map(Prepared::cost).sum();
-        let mut no_room = None;
-        match self.log.room(cost) {
-            Ok(()) => {}
-            Err(WriteError::NoRoom(e)) => {
-                tracing::warn!(error = %e, "there is no room for another segment");
-                let gauges = &self.writer.gauges;
-                let (free, reserve) = (gauges.free_bytes.load(Relaxed), gauges.reserve_bytes.load(Relaxed));
-                no_room = Some(BusError::DiskReserve { free, reserve });
-            }
-            Err(WriteError::Failed(e)) => {
-                refuse(groups);
-                return Err(e.to_string());
-            }
-        }
-        let mut batch = Batch::default();
-        let mut replies = Vec::with_capacity(groups.len());
-        for group in groups {
-            let refusal = no_room.clone().or_else(|| self.refusal(group.reserved));
-            let outcome = match refusal {
-                Some(error) => Outcome { acks: Vec::new(), error: Some(error) },
-                None => self.group(group.events, group.expect, group.atomic, &mut batch, wall_ms, hlc_ms),
-            };
-            replies.push((group.reply, outcome));
-        }
-        let started = self.clock.boot();
-        let wrote = !batch.entries.is_empty();
-        if let Err(WriteError::Failed(e) | WriteError::NoRoom(e)) = self.log.commit() {
-            for (reply, _) in replies {
-                let _ = reply.send(Outcome { acks: Vec::new(), error: Some(BusError::OutcomeUnknown) });
-            }
-            return Err(e.to_string());
-        }
-        if wrote {
-            let gauges = &self.writer.gauges;
-            let took = self.clock.boot().saturating_sub(started);
-            gauges.last_sync_micros.store(u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1), Relaxed);
-            gauges.syncs.fetch_add(1, Relaxed);
-            gauges.active_bytes.store(self.log.active_bytes(), Relaxed);
-            // Before the head moves, so that whoever sees the head finds its ids.
-            self.index.push(batch.entries);
-            let head = self.log.head();
-            self.writer.head.send_replace(Head { seq: head.seq, leaf: head.leaf });
-        }
-        for (reply, outcome) in replies {
-            // Whoever asked may have gone away.
-            let _ = reply.send(outcome);
-        }
-        Ok(())
-    }
-
-    fn group(
-        &mut self,
-        events: Vec<Prepared>,
-        expect: Expect,
-        atomic: bool,
-        batch: &mut Batch,
-        wall_ms: u64,
-        hlc_ms: u64,
-    ) -> Outcome {
-        let mut acks = Vec::with_capacity(events.len());
-        let mark = self.log.mark();
-        let entries = batch.entries.len();
-        if let Err(error) = self.duplicates(&events, atomic, batch, &mut acks) {
-            return Outcome { acks: Vec::new(), error: Some(error) };
-        }
-        if atomic && acks.len() == events.len() {
-            return Outcome { acks, error: None };
-        }
-        acks.clear();
-        if let Err(error) = self.expected(events.first(), expect, batch) {
-            return Outcome { acks, error: Some(error) };
-        }
-        for event in events {
-            match self.one(event, batch, wall_ms, hlc_ms) {
-                Ok(ack) => acks.push(ack),
-                Err(error) if atomic => {
-                    self.log.rewind(mark);
-                    for entry in batch.entries.drain(entries..) {
-                        if let Some(key) = entry.key {
-                            batch.ids.remove(&key);
-                        }
-                    }
-                    batch.subjects.clear();
-                    for entry in &batch.entries {
-                        batch.subjects.insert(entry.subject.clone(), entry.seq);
-                    }
-                    return Outcome { acks: Vec::new(), error: Some(error) };
-                }
-                Err(error) => return Outcome { acks, error: Some(error) },
-            }
-        }
-        Outcome { acks, error: None }
-    }
-
-    /// For an atomic group: fills in the receipts if all of it was stored before, refuses it if only a part was.
-    fn duplicates(
-        &self,
-        events: &[Prepared],
-        atomic: bool,
-        batch: &Batch,
-        acks: &mut Vec<Ack>,
-    ) -> Result<(), BusError> {
-        if !atomic || events.iter().all(|e| e.key.is_none()) {
-            return Ok(());
-        }
-        let mut first_new = None;
-        for event in events {
-            match self.stored(event, batch)? {
-                Some(ack) => acks.push(ack),
-                None => first_new = first_new.or(Some(event)),
-            }
-        }
-        match (first_new, acks.first()) {
-            (Some(_), Some(old)) => Err(BusError::Reused {
-                id: old.id.as_deref().unwrap_or_default().to_owned(),
-                seq: old.seq,
-                stored: "a part of the batch".to_owned(),
-                given: "the whole batch".to_owned(),
-            }),
-            _ => Ok(()),
-        }
-    }
-
-    fn expected(&self, first: Option<&Prepared>, expect: Expect, batch: &Batch) -> Result<(), BusError> {
-        let (want, have, what) = match expect {
-            Expect::Nothing => return Ok(()),
-            Expect::Log(want) => {
-                let placed = batch.entries.last().map(|e| e.seq);
-                (want, placed.unwrap_or(self.log.head().seq), "the log".to_owned())
-            }
-            Expect::Subject(want) => {
-                let subject = first.map(|e| e.subject.as_str()).unwrap_or_default();
-                let have = match batch.subjects.get(subject) {
-                    Some(seq) => *seq,
-                    None => self.index.last_of(subject).map_err(|e| BusError::Read(e.to_string()))?,
-                };
-                (want, have, format!("subject {subject}"))
-            }
-        };
-        if want == have {
-            return Ok(());
-        }
-        let say = |seq: u64| if seq == 0 { format!("{what} to be empty") } else { format!("{what} to end at {seq}") };
-        let actual = if have == 0 { "it is empty".to_owned() } else { format!("it ends at {have}") };
-        Err(BusError::Expectation { expected: say(want), actual, seq: have })
-    }
-
-    fn one(&mut self, event: Prepared, batch: &mut Batch, wall_ms: u64, hlc_ms: u64) -> Result<Ack, BusError> {
-        if let Some(ack) = self.stored(&event, batch)? {
-            return Ok(ack);
-        }
-        let placed = self.log.place(&event, wall_ms, hlc_ms);
-        let subject: Box<str> = event.subject.as_str().into();
-        match batch.subjects.get_mut(&subject) {
-            Some(seq) => *seq = placed.seq,
-            None => {
-                batch.subjects.insert(subject.clone(), placed.seq);
-            }
-        }
-        batch.entries.push(Entry { seq: placed.seq, key: event.key, subject });
-        let id = event.id.as_ref().map(|id| id.as_str().into());
-        if let Some(key) = event.key {
-            batch.ids.insert(key, (placed.seq, placed.leaf, event));
-        }
-        Ok(Ack { seq: placed.seq, leaf: placed.leaf, id, duplicate: false })
-    }
-
-    /// Returns the receipt of an event that is stored already, or refuses its id.
-    fn stored(&self, event: &Prepared, batch: &Batch) -> Result<Option<Ack>, BusError> {
-        let (Some(key), Some(id)) = (&event.key, &event.id) else { return Ok(None) };
-        if let Some((seq, leaf, other)) = batch.ids.get(key) {
-            let same = other.id == event.id
-                && other.subject == event.subject
-                && other.stored == event.stored
-                && other.provenance == event.provenance
-                && other.payload() == event.payload();
-            if !same {
-                let hex = |e: &Prepared| mirror_seal::hex(&mirror_seal::sha256(e.payload()));
-                return Err(BusError::Reused {
-                    id: id.to_string(),
-                    seq: *seq,
-                    stored: hex(other),
-                    given: hex(event),
-                });
-            }
-            return Ok(Some(Ack { seq: *seq, leaf: *leaf, id: Some(id.as_str().into()), duplicate: true }));
-        }
-        let seq = self.index.seq_of_id(key).map_err(|e| BusError::Read(e.to_string()))?;
-        let Some(seq) = seq else { return Ok(None) };
-        let mut cursor = Cursor::new(self.log.segments(), seq);
-        let record = cursor.read(seq, &mut |_| true)?.ok_or_else(|| BusError::Missing(seq.to_string()))?;
-        let header = &record.header;
-        if header.id != *id {
-            // Two ids with one key: the index knows the later one only, which is no reason to refuse the event.
-            return Ok(None);
-        }
-        let given = match &record.body {
-            Body::Here { salt, .. } => mirror_seal::salted(salt, event.payload()),
-            // The salt was erased with the payload; the rest of the header decides.
-            Body::Redacted { .. } => header.digest,
-        };
-        let same = header.subject == event.subject
-            && header.stored == event.stored
-            && header.len == event.len
-            && provenance(&header.actor, header.model.as_ref(), &header.causes, &header.labels) == event.provenance
-            && given == header.digest;
-        if !same {
-            return Err(BusError::Reused {
-                id: id.to_string(),
-                seq,
-                stored: mirror_seal::hex(&header.digest),
-                given: mirror_seal::hex(&given),
-            });
-        }
-        Ok(Some(Ack { seq, leaf: header.leaf, id: Some(id.as_str().into()), duplicate: true }))
-    }
-}
-
-fn refuse(groups: Vec<Group>) {
-    for group in groups {
-        let _ = group.reply.send(Outcome { acks: Vec::new(), error: Some(BusError::OutcomeUnknown) });
-    }
 }

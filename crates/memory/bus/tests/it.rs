@@ -12,7 +12,8 @@ use pb::expectation::State as Expect;
 
 type Client = BusServiceClient<Channel>;
 
-static OWNER: Service = Service { decl: &OWNER_DECL, build: |_| Box::pin(async { Ok(mirror_kit::Built::new()) }) };
+static OWNER: Service =
+    Service { decl: &OWNER_DECL, build: |_| Box::pin(async { Ok(mirror_kit::Built::new()) }) };
 const OWNER_DECL: Decl =
     Decl { name: "owner", summary: "Owns a prefix.", subjects: &["owned"], ..Decl::DEFAULT };
 
@@ -68,7 +69,8 @@ async fn an_event_is_read_back_as_it_was_appended() {
     assert_eq!((ack.seq, ack.id.as_str(), ack.duplicate), (1, "bus:1", false));
     assert_eq!(ack.durability(), pb::Durability::Synced);
     for by in [pb::get_event_request::By::Seq(1), pb::get_event_request::By::Id("bus:1".into())] {
-        let event = client.get_event(pb::GetEventRequest { by: Some(by) }).await.unwrap().into_inner().event.unwrap();
+        let event =
+            client.get_event(pb::GetEventRequest { by: Some(by) }).await.unwrap().into_inner().event.unwrap();
         assert_eq!(event.payload, "{ \"a\": 1}");
         assert_eq!(event.labels, ["a", "b"]);
         assert_eq!((event.actor.as_str(), event.model.as_str()), ("local", "claude/opus"));
@@ -80,7 +82,8 @@ async fn an_event_is_read_back_as_it_was_appended() {
         (vec![0, 255, 10, 13], pb::PayloadType::Binary),
         (Vec::new(), pb::PayloadType::Binary),
     ] {
-        let event = pb::NewEvent { payload: payload.clone().into(), r#type: kind.into(), ..text("local.x", "") };
+        let event =
+            pb::NewEvent { payload: payload.clone().into(), r#type: kind.into(), ..text("local.x", "") };
         let seq = append(&mut client, event).await.unwrap().seq;
         let request = pb::ReadRequest { from: seq, ..Default::default() };
         let events = read(&mut client, request).await.unwrap();
@@ -109,15 +112,55 @@ async fn bad_events_are_refused_by_name_and_nothing_is_stored() {
         (json(vec![b'1'; 65_537]), Kind::Invalid, "BUS_EVENT_INVALID", &["payload", "65537", "PutBlob"]),
         (json("{\"a\": }"), Kind::Invalid, "BUS_EVENT_INVALID", &["payload", "byte 6"]),
         (json(&b"\"\xff\""[..]), Kind::Invalid, "BUS_EVENT_INVALID", &["UTF-8 at byte 1"]),
-        (json(["[".repeat(129), "]".repeat(129)].concat()), Kind::Invalid, "BUS_EVENT_INVALID", &["128 levels"]),
-        (pb::NewEvent { r#type: 0, ..with("local.x") }, Kind::Invalid, "BUS_EVENT_INVALID", &["type", "TEXT"]),
+        (
+            json(["[".repeat(129), "]".repeat(129)].concat()),
+            Kind::Invalid,
+            "BUS_EVENT_INVALID",
+            &["128 levels"],
+        ),
+        (
+            pb::NewEvent { r#type: 0, ..with("local.x") },
+            Kind::Invalid,
+            "BUS_EVENT_INVALID",
+            &["type", "TEXT"],
+        ),
         (pb::NewEvent { r#type: 99, ..with("local.x") }, Kind::Invalid, "BUS_EVENT_INVALID", &["type", "99"]),
-        (pb::NewEvent { id: "a/b".into(), ..with("local.x") }, Kind::Invalid, "BUS_EVENT_INVALID", &["id", "'/' at byte 1"]),
-        (pb::NewEvent { id: "bus:7".into(), ..with("local.x") }, Kind::Invalid, "BUS_EVENT_INVALID", &["id", "bus:"]),
-        (pb::NewEvent { model: "a b".into(), ..with("local.x") }, Kind::Invalid, "BUS_EVENT_INVALID", &["model"]),
-        (pb::NewEvent { causes: vec!["x".into()], ..with("local.x") }, Kind::Invalid, "BUS_EVENT_INVALID", &["causes"]),
-        (pb::NewEvent { labels: vec!["A".into()], ..with("local.x") }, Kind::Invalid, "BUS_EVENT_INVALID", &["labels"]),
-        (pb::NewEvent { labels: (0..17).map(|n| format!("l{n}")).collect(), ..with("local.x") }, Kind::Invalid, "BUS_EVENT_INVALID", &["labels", "17", "16"]),
+        (
+            pb::NewEvent { id: "a/b".into(), ..with("local.x") },
+            Kind::Invalid,
+            "BUS_EVENT_INVALID",
+            &["id", "'/' at byte 1"],
+        ),
+        (
+            pb::NewEvent { id: "bus:7".into(), ..with("local.x") },
+            Kind::Invalid,
+            "BUS_EVENT_INVALID",
+            &["id", "bus:"],
+        ),
+        (
+            pb::NewEvent { model: "a b".into(), ..with("local.x") },
+            Kind::Invalid,
+            "BUS_EVENT_INVALID",
+            &["model"],
+        ),
+        (
+            pb::NewEvent { causes: vec!["x".into()], ..with("local.x") },
+            Kind::Invalid,
+            "BUS_EVENT_INVALID",
+            &["causes"],
+        ),
+        (
+            pb::NewEvent { labels: vec!["A".into()], ..with("local.x") },
+            Kind::Invalid,
+            "BUS_EVENT_INVALID",
+            &["labels"],
+        ),
+        (
+            pb::NewEvent { labels: (0..17).map(|n| format!("l{n}")).collect(), ..with("local.x") },
+            Kind::Invalid,
+            "BUS_EVENT_INVALID",
+            &["labels", "17", "16"],
+        ),
     ];
     for (event, kind, reason, parts) in rows {
         let error = append(&mut client, event.clone()).await.unwrap_err();
@@ -159,7 +202,11 @@ async fn a_batch_is_stored_whole_or_not_at_all() {
         assert!(error.message.contains(part), "{part:?} in {error}");
     }
     let acks = batch(vec![note("a"), note("b")]).await.unwrap();
-    assert_eq!(acks.iter().map(|a| a.seq).collect::<Vec<_>>(), [1, 2], "nothing of the refused batches was stored");
+    assert_eq!(
+        acks.iter().map(|a| a.seq).collect::<Vec<_>>(),
+        [1, 2],
+        "nothing of the refused batches was stored"
+    );
     let again = batch(vec![note("a"), note("b")]).await.unwrap();
     assert!(again.iter().all(|a| a.duplicate) && again[1].leaf == acks[1].leaf);
     let error = batch(vec![note("b"), note("c")]).await.unwrap_err();
@@ -174,7 +221,11 @@ async fn expectations_are_exact() {
     let mut expect = async |subject: &str, state: Expect| {
         let expect = Some(pb::Expectation { state: Some(state) });
         let request = pb::AppendRequest { event: Some(text(subject, "x")), expect };
-        client.append(request).await.map(|r| r.into_inner().ack.unwrap().seq).map_err(|s| Remote::from_status(&s))
+        client
+            .append(request)
+            .await
+            .map(|r| r.into_inner().ack.unwrap().seq)
+            .map_err(|s| Remote::from_status(&s))
     };
     assert_eq!(expect("local.a", Expect::SubjectEmpty(true)).await.unwrap(), 1);
     let error = expect("local.a", Expect::SubjectEmpty(true)).await.unwrap_err();
@@ -184,7 +235,9 @@ async fn expectations_are_exact() {
     assert_eq!(expect("local.a", Expect::SubjectSeq(1)).await.unwrap(), 3);
     assert_eq!(expect("local.a", Expect::SubjectSeq(1)).await.unwrap_err().values["actual_seq"], "3");
     assert_eq!(expect("local.a", Expect::LogSeq(9)).await.unwrap_err().values["actual_seq"], "3");
-    assert!(expect("local.c", Expect::SubjectEmpty(false)).await.unwrap_err().message.contains("subject_empty"));
+    assert!(
+        expect("local.c", Expect::SubjectEmpty(false)).await.unwrap_err().message.contains("subject_empty")
+    );
 
     // Of many that expect the same state, exactly one wins.
     let racers = (0..32).map(|_| {
@@ -224,7 +277,9 @@ async fn an_id_is_stored_once_for_ever() {
     // The same id many times at once: one event.
     let many = (0..50).map(|_| {
         let mut client = client.clone();
-        async move { append(&mut client, pb::NewEvent { id: "e-2".into(), ..text("local.note", "x") }).await.unwrap() }
+        async move {
+            append(&mut client, pb::NewEvent { id: "e-2".into(), ..text("local.note", "x") }).await.unwrap()
+        }
     });
     let acks = futures::future::join_all(many).await;
     assert!(acks.iter().all(|a| a.seq == 2));
@@ -248,7 +303,9 @@ async fn a_service_appends_under_its_own_prefix_only() {
 #[tokio::test]
 async fn private_payloads_are_withheld_from_local_callers() {
     let (node, mut client) = start().await;
-    append(&mut client, pb::NewEvent { labels: vec!["private".into()], ..text("local.secret", "s3cret") }).await.unwrap();
+    append(&mut client, pb::NewEvent { labels: vec!["private".into()], ..text("local.secret", "s3cret") })
+        .await
+        .unwrap();
     let events = read(&mut client, pb::ReadRequest::default()).await.unwrap();
     assert_eq!(events[0].payload_state(), pb::PayloadState::Withheld);
     assert!(events[0].payload.is_empty());
@@ -261,7 +318,9 @@ async fn private_payloads_are_withheld_from_local_callers() {
 async fn ranges_filters_and_positions() {
     let (node, mut client) = start().await;
     for n in 1..=300 {
-        append(&mut client, text(if n % 3 == 0 { "local.fizz" } else { "local.plain.x" }, &n.to_string())).await.unwrap();
+        append(&mut client, text(if n % 3 == 0 { "local.fizz" } else { "local.plain.x" }, &n.to_string()))
+            .await
+            .unwrap();
     }
     let seqs = |events: Vec<pb::Event>| events.into_iter().map(|e| e.seq).collect::<Vec<_>>();
     let filter = |s: &str| Some(pb::Filter { subjects: vec![s.into()], ..Default::default() });
@@ -269,7 +328,8 @@ async fn ranges_filters_and_positions() {
     assert_eq!(seqs(all), (1..=300).collect::<Vec<_>>());
     let request = pb::ReadRequest { from: 10, to: 20, filter: filter("local.fizz"), ..Default::default() };
     assert_eq!(seqs(read(&mut client, request).await.unwrap()), [12, 15, 18]);
-    let request = pb::ReadRequest { reverse: true, limit: 3, filter: filter("local.>"), ..Default::default() };
+    let request =
+        pb::ReadRequest { reverse: true, limit: 3, filter: filter("local.>"), ..Default::default() };
     assert_eq!(seqs(read(&mut client, request).await.unwrap()), [300, 299, 298]);
     let request = pb::ReadRequest { reverse: true, from: 280, to: 278, ..Default::default() };
     assert_eq!(seqs(read(&mut client, request).await.unwrap()), [280, 279, 278]);
@@ -281,7 +341,8 @@ async fn ranges_filters_and_positions() {
     assert_eq!(read(&mut client, request).await.unwrap_err().reason, "BUS_FILTER_INVALID");
     let error = client.tail(pb::TailRequest { from: 302, filter: None }).await.unwrap_err();
     assert_eq!(error.code(), tonic::Code::OutOfRange);
-    for by in [None, Some(pb::get_event_request::By::Seq(0)), Some(pb::get_event_request::By::Id("x".into()))] {
+    for by in [None, Some(pb::get_event_request::By::Seq(0)), Some(pb::get_event_request::By::Id("x".into()))]
+    {
         assert!(client.get_event(pb::GetEventRequest { by }).await.is_err());
     }
     let subjects = client
@@ -382,7 +443,8 @@ async fn the_index_can_be_deleted_and_is_rebuilt() {
     std::fs::remove_dir_all(node.home().bus().join("index")).unwrap();
     node.launch("bus").await;
     wait("the index has caught up", async || {
-        let status = client.get_status(pb::GetStatusRequest {}).await.map_err(|e| e.to_string())?.into_inner();
+        let status =
+            client.get_status(pb::GetStatusRequest {}).await.map_err(|e| e.to_string())?.into_inner();
         if status.index_upto == 500 { Ok(()) } else { Err(format!("{status:?}")) }
     })
     .await;
@@ -402,7 +464,11 @@ async fn a_clock_in_another_year_does_not_pin_the_logical_clock() {
         let seq = append(&mut client, text("local.c", "x")).await.unwrap().seq;
         let request = pb::GetEventRequest { by: Some(pb::get_event_request::By::Seq(seq)) };
         let event = client.get_event(request).await.unwrap().into_inner().event.unwrap();
-        assert_eq!(event.wall_time.unwrap().seconds, i64::try_from(wall / 1000).unwrap(), "wall time is kept as it was");
+        assert_eq!(
+            event.wall_time.unwrap().seconds,
+            i64::try_from(wall / 1000).unwrap(),
+            "wall time is kept as it was"
+        );
         times.push(event.time);
     }
     assert!(times.is_sorted() && times.windows(2).all(|w| w[0] < w[1]), "{times:?}");
@@ -418,7 +484,9 @@ async fn what_the_service_writes_passes_the_independent_reader() {
         let event = pb::NewEvent { labels: vec!["x.y".into()], ..text("local.v", &"é\n".repeat(n)) };
         append(&mut client, event).await.unwrap();
     }
-    append(&mut client, pb::NewEvent { r#type: pb::PayloadType::Binary.into(), ..text("local.v", "bytes") }).await.unwrap();
+    append(&mut client, pb::NewEvent { r#type: pb::PayloadType::Binary.into(), ..text("local.v", "bytes") })
+        .await
+        .unwrap();
     node.stop("bus").await;
     let report = mirror_verify::verify(&node.home().bus(), &mut |_| {}).unwrap();
     assert!(report.is_intact(), "{report:?}");

@@ -49,7 +49,8 @@ impl ChangelogService for Api {
         Ok(Response::new(wire::answer(pages, fold.upto())))
     }
 
-    type WatchChangelogStream = Pin<Box<dyn Stream<Item = Result<pb::WatchChangelogResponse, Status>> + Send>>;
+    type WatchChangelogStream =
+        Pin<Box<dyn Stream<Item = Result<pb::WatchChangelogResponse, Status>> + Send>>;
 
     async fn watch_changelog(
         &self,

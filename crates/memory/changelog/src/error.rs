@@ -5,7 +5,8 @@ use std::time::Duration;
 use mirror_errors::{Classify, Detail, Kind};
 
 /// Every reason, each with a page in `docs/errors/`.
-pub(crate) const REASONS: &[&str] = &["CHANGELOG_DAY_INVALID", "CHANGELOG_WRITER_INVALID", "CHANGELOG_NOT_READY"];
+pub(crate) const REASONS: &[&str] =
+    &["CHANGELOG_DAY_INVALID", "CHANGELOG_WRITER_INVALID", "CHANGELOG_NOT_READY"];
 
 /// Why a call is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -189,7 +189,11 @@ fn row(event: &Event, vendor: Vendor, kind: Kind) -> Option<(Option<String>, Row
     if session.is_empty() {
         return None;
     }
+    // A sub-agent with a session of its own is that session.
+    let own = |agent: &String| clean(agent, SESSION_CHARS) == session;
     let agent = agent.and_then(string);
+    let alone = agent.as_ref().is_some_and(own);
+    let agent = agent.filter(|_| !alone);
     let internal = agent.as_deref().is_some_and(rows::is_internal_agent);
     // What the program does for itself is no answer to anybody.
     let kind = if internal { Kind::Other } else { kind };
@@ -202,7 +206,7 @@ fn row(event: &Event, vendor: Vendor, kind: Kind) -> Option<(Option<String>, Row
         vendor,
         kind,
         session,
-        side: agent.is_some() || labelled("sidechain"),
+        side: agent.is_some() || (labelled("sidechain") && !alone),
         agent: agent.filter(|_| !internal).map(|agent| digest(agent.as_bytes())),
         summary: labelled("summary"),
         seen,
@@ -274,7 +278,8 @@ mod tests {
 
     #[test]
     fn a_row_that_cannot_be_placed_counts_for_its_writer() {
-        for payload in ["", "{", "[]", r#"{"source":"claude-code"}"#, r#"{"session":""}"#, r#"{"session":7}"#] {
+        for payload in ["", "{", "[]", r#"{"source":"claude-code"}"#, r#"{"session":""}"#, r#"{"session":7}"#]
+        {
             let event = event(1, "import.claude.turn", payload);
             let What::Plain(plain) = read(&event).what else { panic!("no row") };
             assert_eq!((plain.writer.as_str(), plain.text.as_str()), ("claude-code", ""));

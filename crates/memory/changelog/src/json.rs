@@ -21,7 +21,11 @@ pub(crate) fn list(raw: &str) -> Vec<&str> {
 
 /// Returns a string.
 pub(crate) fn string(raw: &str) -> Option<String> {
-    if raw.starts_with('"') { serde_json::Deserializer::from_str(raw).deserialize_bytes(Lossy).ok() } else { None }
+    if raw.starts_with('"') {
+        serde_json::Deserializer::from_str(raw).deserialize_bytes(Lossy).ok()
+    } else {
+        None
+    }
 }
 
 struct Members<'n, const N: usize>([&'n str; N]);

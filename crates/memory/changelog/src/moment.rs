@@ -48,7 +48,10 @@ impl Moment {
 /// Returns the number of a day written "YYYY-MM-DD", from 1970 on.
 pub(crate) fn parse_day(text: &str) -> Option<i32> {
     let shaped = text.len() == 10
-        && text.bytes().enumerate().all(|(i, b)| if matches!(i, 4 | 7) { b == b'-' } else { b.is_ascii_digit() });
+        && text
+            .bytes()
+            .enumerate()
+            .all(|(i, b)| if matches!(i, 4 | 7) { b == b'-' } else { b.is_ascii_digit() });
     if !shaped {
         return None;
     }
@@ -103,7 +106,16 @@ mod tests {
         for day in ["1970-01-01", "2024-02-29", "2026-02-11", "9999-12-31"] {
             assert_eq!(day_text(parse_day(day).unwrap()), day);
         }
-        for bad in ["", "2026-2-1", "2026-02-30", "20260211", "2026-02-11T", "1969-12-31", "2026/02/11", "+026-02-11"] {
+        for bad in [
+            "",
+            "2026-2-1",
+            "2026-02-30",
+            "20260211",
+            "2026-02-11T",
+            "1969-12-31",
+            "2026/02/11",
+            "+026-02-11",
+        ] {
             assert_eq!(parse_day(bad), None, "{bad}");
         }
     }

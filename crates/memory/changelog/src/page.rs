@@ -186,18 +186,23 @@ impl Session {
         if let Some(calls) = parts.last_mut().filter(|_| self.calls > 0) {
             let mut tools: Vec<_> = self.tools.iter().collect();
             tools.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-            let named: Vec<_> = tools.iter().take(TOOLS_NAMED).map(|(name, n)| format!("{name} {n}")).collect();
+            let named: Vec<_> =
+                tools.iter().take(TOOLS_NAMED).map(|(name, n)| format!("{name} {n}")).collect();
             *calls = format!("{calls} ({})", named.join(", "));
         }
         let compactions = self.marks.max(self.summaries);
         parts.extend(marked(&self.agents, "sub-agent", "sub-agents"));
         if compactions > 0 {
-            parts.push(format!("{compactions} {}", if compactions == 1 { "compaction" } else { "compactions" }));
+            parts.push(format!(
+                "{compactions} {}",
+                if compactions == 1 { "compaction" } else { "compactions" }
+            ));
         }
         parts.extend(marked(&self.files, "file changed", "files changed"));
         if parts.is_empty() {
             let rows = self.extent.events;
-            parts.push(format!("{rows} {}", if rows == 1 { "row without work" } else { "rows without work" }));
+            parts
+                .push(format!("{rows} {}", if rows == 1 { "row without work" } else { "rows without work" }));
         }
         let parts = parts.join(", ");
         if about.is_empty() { parts } else { format!("{about} — {parts}") }
@@ -240,7 +245,8 @@ impl Group {
         if self.quotes.is_empty() {
             return head;
         }
-        let quotes: Vec<_> = self.quotes.iter().map(|text| format!("\"{}\"", text.replace('"', "'"))).collect();
+        let quotes: Vec<_> =
+            self.quotes.iter().map(|text| format!("\"{}\"", text.replace('"', "'"))).collect();
         format!("{head}: {}", quotes.join(", "))
     }
 }
@@ -412,6 +418,13 @@ impl Day {
             && (writer.is_none() || self.closed || self.entries(writer).iter().any(|e| e.last_seq > since))
     }
 
+    /// Returns whether the page has an entry of a writer.
+    pub(crate) fn has(&self, writer: &str) -> bool {
+        self.sessions.iter().any(|s| s.vendor.writer() == writer)
+            || self.groups.iter().any(|g| g.writer == writer)
+            || self.lines.iter().any(|l| l.writer == writer)
+    }
+
     /// Returns the entries in order of writer, then of start.
     pub(crate) fn entries(&self, writer: Option<&str>) -> Vec<Entry> {
         let wanted = |name: &str| writer.is_none_or(|writer| writer == name);
@@ -433,9 +446,7 @@ impl Day {
             };
             entries.push(Entry::new(&line.writer, text, line.extent, ""));
         }
-        entries.sort_by(|a, b| {
-            (&a.writer, &a.start, a.first_seq).cmp(&(&b.writer, &b.start, b.first_seq))
-        });
+        entries.sort_by(|a, b| (&a.writer, &a.start, a.first_seq).cmp(&(&b.writer, &b.start, b.first_seq)));
         entries
     }
 }

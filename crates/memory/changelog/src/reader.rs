@@ -134,7 +134,9 @@ impl Reader {
                 Next::Batch(events) => self.batch(events).await,
                 Next::Away(why) => self.lost(&why),
                 Next::Elsewhere => {
-                    tracing::warn!("the snapshot is not of this log; it is set aside and the pages are made again");
+                    tracing::warn!(
+                        "the snapshot is not of this log; it is set aside and the pages are made again"
+                    );
                     if let Err(e) = self.store.set_aside() {
                         tracing::warn!(error = %e, "cannot set the snapshot aside");
                     }
@@ -225,5 +227,27 @@ async fn due(sleep: &mut Option<Sleep>) {
     match sleep {
         Some(sleep) => sleep.await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::event;
+
+    #[test]
+    fn an_erased_text_is_gone_with_the_event_that_says_so() {
+        let shelf = Shelf::new(Fold::default());
+        assert!(shelf.add(&[event(1, "local.note", r#"{"text":"secret"}"#)]));
+        let mut erasure = event(2, "bus.redacted", "{}");
+        erasure.actor = "svc:bus".to_owned();
+        assert!(!shelf.add(&[erasure.clone()]));
+        assert_eq!(*shelf.progress().borrow(), Progress { upto: 0, life: 1 });
+        assert_eq!(shelf.fold(), Fold::new(2));
+
+        let mut erased = event(1, "local.note", "");
+        erased.payload_state = bus::PayloadState::Redacted.into();
+        assert!(shelf.add(&[erased, erasure]), "the second reading knows of the erasure");
+        assert_eq!(*shelf.progress().borrow(), Progress { upto: 2, life: 1 });
     }
 }

@@ -170,7 +170,8 @@ mod tests {
     fn check(vendor: Vendor, kind: Kind, row: &str, expected: &str) {
         let seen = look(vendor, kind, row);
         let turn = if seen.turn { " turn" } else { "" };
-        let found = format!("{}|{}|{}|{}{turn}", seen.project, seen.prompt, seen.tools.join(","), seen.files.len());
+        let found =
+            format!("{}|{}|{}|{}{turn}", seen.project, seen.prompt, seen.tools.join(","), seen.files.len());
         assert_eq!(found, expected, "{row}");
     }
 

@@ -91,6 +91,18 @@ fn a_session_is_one_entry_a_day() {
 }
 
 #[test]
+fn a_sub_agent_with_a_session_of_its_own_is_a_session() {
+    let row = r#"{"payload":{"type":"message","content":[{"type":"input_text","text":"Look around"}]}}"#;
+    let members = r#""session":"c2","agent":"c2","at":"2026-02-11T12:00:00Z""#;
+    let mut asked = row_of(1, "codex", "prompt", members, row);
+    asked.labels.push("sidechain".into());
+    check(
+        &[asked, row_of(2, "codex", "turn", members, row)],
+        "2026-02-11\n12:00:00-12:00:00 codex [c2] 2 (1, 2) \"Look around\" — 1 prompt, 1 turn",
+    );
+}
+
+#[test]
 fn a_bare_command_gives_way_to_what_a_person_wrote() {
     let prompt = |text: &str| format!(r#"{{"message":{{"content":"{text}"}}}}"#);
     let command = "<command-name>/clear</command-name>";
@@ -178,7 +190,7 @@ fn a_query_chooses_days_and_writers() {
     let on = |seq: u64, day: u32, session: &str| {
         row_of(
             seq,
-            if seq % 2 == 0 { "codex" } else { "claude" },
+            if seq.is_multiple_of(2) { "codex" } else { "claude" },
             "turn",
             &format!(r#""session":"{session}","at":"2026-01-{day:02}T00:00:00Z""#),
             "{}",
@@ -186,7 +198,8 @@ fn a_query_chooses_days_and_writers() {
     };
     let fold = fold(&(1..=9).map(|n| on(n, u32::try_from(n).unwrap(), "s")).collect::<Vec<_>>());
     let day = |text: &str| crate::moment::parse_day(text);
-    let days = |query: Query| fold.pages(&query).into_iter().map(|p| p.day[8..].to_owned()).collect::<Vec<_>>();
+    let days =
+        |query: Query| fold.pages(&query).into_iter().map(|p| p.day[8..].to_owned()).collect::<Vec<_>>();
     let query = |from: &str, to: &str, writer: Option<&str>, days| Query {
         from: day(from),
         to: day(to),
@@ -298,7 +311,8 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
             let text = serde_json::Value::from(text).to_string();
             let members = format!(r#""session":"s{session}","at":"2026-01-{day:02}T01:02:03Z""#);
             let content = format!(r#"[{{"type":"text","text":{text}}},{}]"#, tool("Edit", "/a"));
-            let row = format!(r#"{{"id":"{id}","message":{{"id":"{id}","content":{content}}},"content":{text}}}"#);
+            let row =
+                format!(r#"{{"id":"{id}","message":{{"id":"{id}","content":{content}}},"content":{text}}}"#);
             row_of(0, vendor, kind, &members, &row)
         },
     );

@@ -143,7 +143,7 @@ mod tests {
             let out = clean(&text, limit);
             prop_assert!(out.chars().count() <= limit);
             prop_assert!(!out.chars().any(|c| c.is_control() || is_hidden(c)));
-            prop_assert_eq!(clean(&out, limit), out.clone());
+            prop_assert_eq!(clean(&out, limit), out);
         }
     }
 }

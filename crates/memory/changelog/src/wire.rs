@@ -77,7 +77,8 @@ pub(crate) fn answer(pages: impl Iterator<Item = Page>, upto: u64) -> pb::GetCha
     let mut bytes = 0;
     let mut days = Vec::new();
     for page in pages {
-        bytes += page.entries.iter().map(|e| e.text.len() + e.writer.len() + e.session.len() + 64).sum::<usize>();
+        bytes +=
+            page.entries.iter().map(|e| e.text.len() + e.writer.len() + e.session.len() + 64).sum::<usize>();
         if bytes > ANSWER_BYTES && !days.is_empty() {
             break;
         }

@@ -13,18 +13,26 @@ use mirror_contract::mirror::import::v1::import_service_client::ImportServiceCli
 use mirror_contract::mirror::import::v1::run_import_response::Message;
 use mirror_kit::Principal;
 use mirror_testkit::{Node, Sandbox};
+use tonic::Streaming;
 
-async fn import(node: &Node, path: &std::path::Path) -> pb::Report {
+async fn begin(node: &Node, path: &std::path::Path) -> Streaming<pb::RunImportResponse> {
     let mut client = ImportServiceClient::new(node.channel("import"));
     let request =
         pb::RunImportRequest { path: path.to_str().unwrap().into(), ..pb::RunImportRequest::default() };
-    let mut answers = client.run_import(request).await.unwrap().into_inner();
+    client.run_import(request).await.unwrap().into_inner()
+}
+
+async fn finish(mut answers: Streaming<pb::RunImportResponse>) -> pb::Report {
     while let Some(answer) = answers.message().await.unwrap() {
         if let Some(Message::Report(report)) = answer.message {
             return report;
         }
     }
     panic!("the stream ended without a report");
+}
+
+async fn import(node: &Node, path: &std::path::Path) -> pb::Report {
+    finish(begin(node, path).await).await
 }
 
 fn row(n: usize, text: &str) -> String {
@@ -88,5 +96,26 @@ async fn a_row_that_an_earlier_build_classified_otherwise_is_skipped() {
     client.append_batch(bus::AppendBatchRequest { events: vec![event], expect: None }).await.unwrap();
     let report = import(&node, &path).await;
     assert_eq!((report.taken, report.skipped), (0, 1));
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn a_bus_that_restarts_during_an_import_costs_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let mut node = Sandbox::with(&[&fake::BUS, &fake::BLOBS, &mirror_import::SERVICE]).start().await;
+    let path = home.path().join("s.jsonl");
+    fs::write(&path, (0..20_000).map(|n| row(n, "x")).collect::<String>()).unwrap();
+    let mut running = begin(&node, &path).await;
+    for _ in 0..3 {
+        let news = running.message().await.unwrap().unwrap().message.unwrap();
+        assert!(matches!(news, Message::Progress(_)), "the import is still running");
+        node.kill("bus").await;
+        node.launch("bus").await;
+    }
+    let report = finish(running).await;
+    assert_eq!((report.rows, report.quarantined), (20_000, 0));
+    assert_eq!(report.taken + report.skipped, 20_000);
+    let again = import(&node, &path).await;
+    assert_eq!((again.taken, again.skipped), (0, 20_000));
     node.finish().await;
 }

@@ -33,8 +33,8 @@ pub static SERVICE: Service = Service { decl: &DECL, build: |cx| Box::pin(build(
 
 #[expect(clippy::unused_async, reason = "the kit awaits every build")]
 async fn build(cx: Context) -> Result<Built, StartError> {
-    let store = store::Store::new(cx.home(), cx.catalogue())
-        .map_err(|e| StartError::NotServing(e.to_string()))?;
+    let store =
+        store::Store::new(cx.home(), cx.catalogue()).map_err(|e| StartError::NotServing(e.to_string()))?;
     let store = Arc::new(store);
     let scanned = Arc::clone(&store);
     let hub = watch::Hub::new(move || scanned.list(), cx.clock(), cx.tasks().clone(), cx.shutdown());

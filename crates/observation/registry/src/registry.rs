@@ -40,7 +40,9 @@ impl Wish {
             Some("stopped") => Desired::Stopped,
             Some("quarantined") => Desired::Quarantined,
             Some(_) => {
-                return Self::running("its desired state is not running, stopped or quarantined; it counts as running");
+                return Self::running(
+                    "its desired state is not running, stopped or quarantined; it counts as running",
+                );
             }
         };
         Self { desired, reason: words.collect::<Vec<_>>().join(" ") }
@@ -154,7 +156,11 @@ mod tests {
         check("running", Desired::Running, "");
         check("stopped", Desired::Stopped, "");
         check("stopped by the owner\n", Desired::Stopped, "by the owner");
-        check("  quarantined\tfailed 5 times\nin a minute\n", Desired::Quarantined, "failed 5 times in a minute");
+        check(
+            "  quarantined\tfailed 5 times\nin a minute\n",
+            Desired::Quarantined,
+            "failed 5 times in a minute",
+        );
     }
 
     #[test]
@@ -187,7 +193,10 @@ mod tests {
         fn check(name: &str, state: State, detail: &str) {
             let said = if state == State::Serving { "not shown" } else { detail };
             let standing = join(Keep::Always, Wish::parse("stopped"), Holder::Process(info(name, said)));
-            assert_eq!(standing, Standing { desired: Desired::Stopped, actual: up(state), detail: detail.into() });
+            assert_eq!(
+                standing,
+                Standing { desired: Desired::Stopped, actual: up(state), detail: detail.into() }
+            );
         }
         check("starting", State::Starting, "replaying");
         check("serving", State::Serving, "");

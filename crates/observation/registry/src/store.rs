@@ -44,10 +44,8 @@ impl Store {
     }
 
     fn record(&self, (decl, socket): &(&'static Decl, PathBuf)) -> Result<Record, RegistryError> {
-        let holder = holder(&self.home, decl.name).map_err(|e| RegistryError::Storage {
-            path: self.home.lease(decl.name),
-            source: Arc::new(e),
-        })?;
+        let holder = holder(&self.home, decl.name)
+            .map_err(|e| RegistryError::Storage { path: self.home.lease(decl.name), source: Arc::new(e) })?;
         let standing = join(decl.keep, self.wish(decl.name), holder);
         Ok(Record { decl, socket: socket.clone(), standing })
     }
@@ -124,7 +122,11 @@ mod tests {
         assert_eq!(store.get("pear").unwrap().standing.actual, Actual::Down);
 
         drop(held);
-        assert_eq!(store.get("apple").unwrap().standing.actual, Actual::Down, "the text of a free lease is old");
+        assert_eq!(
+            store.get("apple").unwrap().standing.actual,
+            Actual::Down,
+            "the text of a free lease is old"
+        );
     }
 
     #[test]

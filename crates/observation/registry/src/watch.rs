@@ -154,7 +154,9 @@ fn changes(mut receiver: watch::Receiver<View>) -> impl Stream<Item = Result<Rec
                     // The catalogue stands still while a process runs, so that records keep their places.
                     let told = std::mem::replace(&mut w.told, records);
                     let is_new = |n: usize, r: &Record| told.get(n).is_none_or(|t| t.standing != r.standing);
-                    w.pending.extend(w.told.iter().enumerate().filter(|(n, r)| is_new(*n, r)).map(|(_, r)| r.clone()));
+                    w.pending.extend(
+                        w.told.iter().enumerate().filter(|(n, r)| is_new(*n, r)).map(|(_, r)| r.clone()),
+                    );
                 }
                 Err(e) => {
                     w.ended = true;

@@ -16,8 +16,10 @@ const APPLE: Decl = Decl {
     needs: &[Need { service: "registry", away: Away::Degrade }],
     ..Decl::DEFAULT
 };
-static APPLE_SERVICE: Service =
-    Service { decl: &APPLE, build: |cx| Box::pin(async move { Ok(Built::new().on_drain(move || drop(cx))) }) };
+static APPLE_SERVICE: Service = Service {
+    decl: &APPLE,
+    build: |cx| Box::pin(async move { Ok(Built::new().on_drain(move || drop(cx))) }),
+};
 
 async fn start() -> (Node, RegistryServiceClient<Channel>) {
     let node = Sandbox::with(&[&APPLE_SERVICE, &mirror_registry::SERVICE]).manual_clock().start().await;
@@ -69,7 +71,10 @@ async fn the_catalogue_is_listed_with_the_state_of_the_machine() {
 
     let apple = &services[1];
     assert_eq!((apple.desired(), apple.actual()), (pb::Desired::Stopped, pb::Actual::Down));
-    assert_eq!((apple.detail.as_str(), apple.needs.as_slice()), ("for a backup", &["registry".to_owned()][..]));
+    assert_eq!(
+        (apple.detail.as_str(), apple.needs.as_slice()),
+        ("for a backup", &["registry".to_owned()][..])
+    );
     assert_eq!((apple.pid, apple.build.as_str(), apple.started), (0, "", None));
     assert_eq!(apple.socket, node.home().socket("apple").unwrap().to_string_lossy());
 
@@ -97,8 +102,10 @@ async fn an_unknown_service_is_refused() {
 async fn a_watcher_gets_all_services_and_then_the_changed_one() {
     let (node, mut client) = start().await;
     let mut first = watch(&mut client).await;
-    let mut service =
-        watch(&mut RegistryServiceClient::new(node.channel_as(Principal::Service("apple".into()), "registry"))).await;
+    let mut service = watch(&mut RegistryServiceClient::new(
+        node.channel_as(Principal::Service("apple".into()), "registry"),
+    ))
+    .await;
     for watch in [&mut first, &mut service] {
         assert_eq!(next(&node, watch).await.name, "registry");
         assert_eq!(next(&node, watch).await.name, "apple");

@@ -166,7 +166,7 @@ fn span(entry: &Entry) -> String {
 fn note(entry: &Entry) -> String {
     match (entry.events, entry.first_seq, entry.last_seq) {
         (1, first, _) => format!("[{first}]"),
-        (n, first, last) => format!("[{} events, {first}-{last}]", text::count(n)),
+        (n, first, last) => format!("[{}, {first}-{last}]", text::some(n, "event")),
     }
 }
 

@@ -140,8 +140,17 @@ fn json_excerpt(payload: &[u8]) -> String {
         summary: Option<String>,
         message: Option<String>,
     }
-    if let Some(view) = mirror_import::summary_fields(payload).filter(|view| !view.text.is_empty()) {
-        return view.text;
+    #[derive(serde::Deserialize)]
+    struct Imported<'a> {
+        #[serde(borrow)]
+        row: &'a RawValue,
+    }
+    if let Some(view) = mirror_import::summary_fields(payload) {
+        // A row without text is still told better by itself than by what stands around it.
+        return match serde_json::from_slice::<Imported<'_>>(payload) {
+            Ok(imported) if view.text.is_empty() => imported.row.get().to_owned(),
+            _ => view.text,
+        };
     }
     let readable = serde_json::from_slice::<Readable>(payload).ok();
     readable
@@ -215,6 +224,8 @@ mod tests {
             r#"{"n":1.10, "x":[]}"#,
         );
         check(&event(PayloadType::Json, br#"{"n":1,"text":"hi"}"#), "hi", r#""payload":{"n":1,"text":"hi"}"#);
+        let row = br#"{"source":"gemini","kind":"patch","row":{"$rewindTo":"g4"}}"#;
+        check(&event(PayloadType::Json, row), r#"{"$rewindTo":"g4"}"#, r#""payload":{"source":"gemini""#);
         check(&event(PayloadType::Binary, b"\0\x01"), "(2 B of binary)", r#""payload_base64":"AAE=""#);
         let mut gone = event(PayloadType::Text, b"");
         gone.payload_state = PayloadState::Redacted.into();

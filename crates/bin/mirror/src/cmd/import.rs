@@ -42,7 +42,7 @@ pub(crate) async fn run(ctx: &Ctx, out: &mut Out, args: &ImportArgs) -> Result<(
             Some(Message::Progress(now)) => {
                 bar.set_length(now.bytes_total);
                 bar.set_position(now.bytes_done);
-                bar.set_message(format!("{} rows  {}", count(now.rows), one_line(&now.file, 40)));
+                bar.set_message(format!("{}  {}", text::some(now.rows, "row"), one_line(&now.file, 40)));
             }
             Some(Message::Report(last)) => report = Some(last),
             None => {}

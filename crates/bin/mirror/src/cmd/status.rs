@@ -6,6 +6,7 @@ use clap::builder::styling::Style;
 use mirror_clock::{Clock as _, SystemClock};
 use mirror_contract::mirror::bus::v1::get_status_response::Writer;
 use mirror_contract::mirror::bus::v1::{GetStatusRequest, GetStatusResponse};
+use mirror_contract::mirror::kit::v1::GetStateRequest;
 use mirror_contract::mirror::registry::v1::{Actual, Desired, ListServicesRequest, ServiceRecord};
 use mirror_kit::{Holder, Keep, State, holder};
 use mirror_paths::Home;
@@ -16,7 +17,7 @@ use crate::ctx::{Ctx, up_is_running};
 use crate::failure::{EXIT_AWAY, Failure};
 use crate::out::{BAD, ODD, Out, say};
 use crate::supervise::desired::{Wish, wish};
-use crate::text::{self, count};
+use crate::text::{self, count, some};
 
 /// Longest wait for one answer; a service that hangs must not hang this.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -49,7 +50,7 @@ pub(crate) async fn run(ctx: &Ctx, out: &mut Out) -> Result<(), Failure> {
         None => leases(&home),
     };
     rows.sort_by(|a, b| (a.tier, &a.name).cmp(&(b.tier, &b.name)));
-    let bus = bus(ctx).await;
+    let (bus, ()) = futures::future::join(bus(ctx), probe(ctx, &mut rows)).await;
     let healthy = rows.iter().all(|row| !row.is_missing());
     if out.json_wanted() {
         let rows: Vec<_> = rows.iter().map(row_json).collect();
@@ -86,6 +87,21 @@ async fn bus(ctx: &Ctx) -> Option<GetStatusResponse> {
     let mut client = ctx.bus().ok()?;
     let asked = tokio::time::timeout(PATIENCE, client.get_status(GetStatusRequest {})).await;
     Some(asked.ok()?.ok()?.into_inner())
+}
+
+/// Asks each process itself: one that hangs still holds its lease, with the last thing that it wrote there.
+async fn probe(ctx: &Ctx, rows: &mut [Row]) {
+    let running = rows.iter_mut().filter(|row| row.pid != 0);
+    futures::future::join_all(running.map(|row| async {
+        let Ok(mut kit) = ctx.kit(&row.name) else { return };
+        let asked = tokio::time::timeout(PATIENCE, kit.get_state(GetStateRequest {})).await;
+        if !matches!(asked, Ok(Ok(_))) {
+            row.serves = false;
+            row.state = "no answer";
+            row.detail = "its process lives, but its socket does not answer".to_owned();
+        }
+    }))
+    .await;
 }
 
 fn of_record(record: &ServiceRecord) -> Row {
@@ -212,8 +228,8 @@ fn writer(bus: &GetStatusResponse) -> &'static str {
 
 fn show_bus(out: &mut Out, bus: &GetStatusResponse) -> Result<(), Failure> {
     let lag = bus.head.saturating_sub(bus.index_upto);
-    let size = format!("{} in {} segments", text::bytes(bus.log_bytes), bus.segments);
-    out.line(&format!("log {}: {} events, {size}, index lag {}", bus.origin, count(bus.head), count(lag)))?;
+    let size = format!("{} in {}", text::bytes(bus.log_bytes), some(bus.segments.into(), "segment"));
+    out.line(&format!("log {}: {}, {size}, index lag {}", bus.origin, some(bus.head, "event"), count(lag)))?;
     let line = format!(
         "writer {}, {} queued; disk {} free, {} kept free",
         writer(bus),

@@ -8,7 +8,7 @@ use crate::cmd::import::progress_bar;
 use crate::ctx::Ctx;
 use crate::failure::{EXIT_DAMAGE, Failure};
 use crate::out::{BAD, DIM, GOOD, ODD, Out};
-use crate::text::{self, count};
+use crate::text::{self, count, some};
 
 pub(crate) fn run(ctx: &Ctx, out: &mut Out, verb: &BusVerb) -> Result<(), Failure> {
     let BusVerb::Verify { dir } = verb;
@@ -68,9 +68,9 @@ fn show_log(out: &mut Out, log: &OriginReport) -> Result<(), Failure> {
     let range =
         if log.events == 0 { "empty".to_owned() } else { format!("{} to {}", log.first_seq, log.head_seq) };
     out.line(&format!(
-        "log {name}: {} events ({range}) in {} segments, {} of payload",
-        count(log.events),
-        count(log.segments),
+        "log {name}: {} ({range}) in {}, {} of payload",
+        some(log.events, "event"),
+        some(log.segments, "segment"),
         text::bytes(log.payload_bytes)
     ))?;
     for (what, hash) in [("head", &log.head_leaf_hex), ("root", &log.root_hex)] {
@@ -79,7 +79,7 @@ fn show_log(out: &mut Out, log: &OriginReport) -> Result<(), Failure> {
         }
     }
     if log.redacted_count > 0 {
-        out.line(&format!("  {} payloads lawfully erased", count(log.redacted_count)))?;
+        out.line(&format!("  {} lawfully erased", some(log.redacted_count, "payload")))?;
     }
     if let Tail::Torn { segment, offset, bytes } = &log.tail {
         let text = format!(
@@ -92,7 +92,7 @@ fn show_log(out: &mut Out, log: &OriginReport) -> Result<(), Failure> {
         out.line(&format!("  {}", out.paint(style, &text::block(&finding.to_string()))))?;
     }
     if log.findings_left_out > 0 {
-        out.line(&format!("  and {} findings more", count(log.findings_left_out)))?;
+        out.line(&format!("  and {} more", some(log.findings_left_out, "finding")))?;
     }
     Ok(())
 }

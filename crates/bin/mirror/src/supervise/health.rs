@@ -17,6 +17,9 @@ use crate::client::channel;
 const LIMIT: Duration = Duration::from_secs(30);
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
+/// How long a service may be degraded at first: the peers that it misses are starting too.
+const GRACE: Duration = Duration::from_secs(3);
+
 /// How a service came up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Settled {
@@ -44,8 +47,12 @@ pub(crate) async fn settled(home: &Home, service: &str, phase: watch::Receiver<P
                 return Settled { state: why, detail: String::new(), pid: 0, after, fine: true };
             }
             Phase::Up { pid, since } => {
-                if let Some((state, detail, fine)) = ask(&mut kit, pid).await {
-                    return Settled { state, detail, pid, after: clock.boot().saturating_sub(since), fine };
+                let answer = ask(&mut kit, pid).await;
+                let after = clock.boot().saturating_sub(since);
+                match answer {
+                    Some(("degraded", ..)) if after < GRACE => {}
+                    Some((state, detail, fine)) => return Settled { state, detail, pid, after, fine },
+                    None => {}
                 }
             }
             Phase::Waiting => {}

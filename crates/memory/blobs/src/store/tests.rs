@@ -273,7 +273,7 @@ proptest! {
     fn every_flipped_bit_shows(bytes in proptest::collection::vec(any::<u8>(), 1..2_000), at in any::<usize>(), bit in 0_u8..8) {
         let f = fixture();
         let digest = f.put(&bytes).unwrap().content.digest;
-        let mut damaged = bytes.clone();
+        let mut damaged = bytes;
         let at = at % damaged.len();
         damaged[at] ^= 1 << bit;
         f.overwrite(digest, &damaged);

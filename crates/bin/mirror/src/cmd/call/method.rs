@@ -29,7 +29,7 @@ pub(crate) fn known_service(name: &str) -> Result<&'static Decl, Failure> {
     let names: Vec<&str> = APP.services.iter().map(|s| s.decl.name).collect();
     match APP.service(name) {
         Some(service) => Ok(service.decl),
-        None => Err(unknown(name, &names, Failure::service_unknown(name, &names.join(", ")))),
+        None => Err(meant(name, &names, Failure::service_unknown(name, &names.join(", ")))),
     }
 }
 
@@ -72,12 +72,12 @@ impl Target {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let text = format!("{} has no method {name:?}", self.decl.name);
         let failure = Failure::new(mirror_errors::Kind::NotFound, "CLI_METHOD_UNKNOWN", text);
-        Err(unknown(method, &names, failure.hint(format!("methods: {}", names.join(", ")))))
+        Err(meant(method, &names, failure.hint(format!("methods: {}", names.join(", ")))))
     }
 }
 
 /// Adds what may have been meant.
-fn unknown(name: &str, known: &[&str], failure: Failure) -> Failure {
+fn meant(name: &str, known: &[&str], failure: Failure) -> Failure {
     let lower = name.to_lowercase();
     let near = known
         .iter()
@@ -85,7 +85,7 @@ fn unknown(name: &str, known: &[&str], failure: Failure) -> Failure {
         .filter(|(distance, k)| *distance <= 1 + k.len() / 4)
         .min();
     match near {
-        Some((_, near)) => failure.hint(format!("did you mean {near}?")),
+        Some((_, near)) => failure.hint_first(format!("did you mean {near}?")),
         None => failure,
     }
 }

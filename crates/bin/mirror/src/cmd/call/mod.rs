@@ -97,12 +97,16 @@ impl Call<'_> {
     /// Prints an answer: on one line where there are several, or where a program reads.
     fn show(&self, out: &mut Out, answer: &DynamicMessage, one_of_many: bool) -> Result<(), Failure> {
         let options = SerializeOptions::new().skip_default_fields(false).use_proto_field_name(true);
-        let bug = |e: serde_json::Error| Failure::bug(format!("the answer is no JSON: {e}"));
-        let value = answer.serialize_with_options(serde_json::value::Serializer, &options).map_err(bug)?;
-        if one_of_many || out.json_wanted() {
-            return out.json(&value);
-        }
-        out.line(&serde_json::to_string_pretty(&value).map_err(bug)?)
+        // Straight to text, so that fields stand in the order of the contract.
+        let mut text = Vec::new();
+        let written = if one_of_many || out.json_wanted() {
+            answer.serialize_with_options(&mut serde_json::Serializer::new(&mut text), &options)
+        } else {
+            answer.serialize_with_options(&mut serde_json::Serializer::pretty(&mut text), &options)
+        };
+        written.map_err(|e| Failure::bug(format!("the answer is no JSON: {e}")))?;
+        text.push(b'\n');
+        out.bytes(&text)
     }
 }
 

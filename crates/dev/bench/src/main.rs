@@ -1,0 +1,67 @@
+//! Benchmarks that print tables beside a peer measured in the same run.
+//!
+//! It refuses to print a figure as measured when the machine was busy with something else.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a bench prints its table")]
+#![expect(clippy::disallowed_methods, reason = "a bench measures real time and owns its process")]
+
+mod append;
+mod machine;
+mod socket;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about = "Benchmarks of MirrorDNA; each prints a Markdown table")]
+struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Durable appends in this process, against raw write + fdatasync of the same bytes.
+    Append {
+        /// Interleaved rounds.
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Seconds of each measurement.
+        #[arg(long, default_value_t = 2.0)]
+        seconds: f64,
+        /// Folder on the disk to measure; a temporary one by default.
+        #[arg(long)]
+        dir: Option<std::path::PathBuf>,
+    },
+    /// One producer streaming 256-byte events over the socket of a bus process of its own.
+    Stream {
+        /// Seconds.
+        #[arg(long, default_value_t = 60.0)]
+        seconds: f64,
+        /// Events in one message.
+        #[arg(long, default_value_t = 1)]
+        per_message: usize,
+        /// Whether each event has an id of the caller's.
+        #[arg(long)]
+        ids: bool,
+        /// The `mirror` binary; beside this one by default.
+        #[arg(long)]
+        mirror: Option<std::path::PathBuf>,
+    },
+    /// Unary durable appends over the socket at several windows.
+    Unary {
+        /// Seconds of each measurement.
+        #[arg(long, default_value_t = 3.0)]
+        seconds: f64,
+        /// The `mirror` binary; beside this one by default.
+        #[arg(long)]
+        mirror: Option<std::path::PathBuf>,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    match Args::parse().verb {
+        Verb::Append { rounds, seconds, dir } => append::run(rounds, seconds, dir),
+        Verb::Stream { seconds, per_message, ids, mirror } => socket::stream(seconds, per_message, ids, mirror),
+        Verb::Unary { seconds, mirror } => socket::unary(seconds, mirror),
+    }
+}

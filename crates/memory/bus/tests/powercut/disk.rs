@@ -1,0 +1,285 @@
+//! A disk that forgets what was not synced.
+//!
+//! It keeps two copies of each file: what the process sees, as in the page cache, and what is on the disk. Bytes reach the
+//! disk by `sync_data`, lengths by `sync_data` and `set_len`, names by `sync_dir`. At a power cut only the disk is left,
+//! with a random part of the bytes and names that were still on their way. A killed process loses neither.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+
+use mirror_bus::{Disk, LogFile};
+
+/// The unit in which bytes reach the disk.
+const SECTOR: u64 = 512;
+
+/// Small numbers that a seed decides.
+#[derive(Debug, Clone)]
+pub struct Rng(pub u64);
+
+impl Rng {
+    /// Returns a number below `bound`.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % bound
+    }
+}
+
+/// The folders of one simulated machine.
+#[derive(Debug, Clone)]
+pub struct World(PathBuf);
+
+impl World {
+    /// Makes an empty machine.
+    pub fn new(root: &Path) -> Self {
+        let world = Self(root.to_owned());
+        for dir in [world.live(), world.part("cache"), world.part("synced"), world.part("names")] {
+            mirror_paths::private_dir(&dir).unwrap();
+        }
+        world
+    }
+
+    /// Takes over a machine that another process made.
+    pub fn at(root: &Path) -> Self {
+        Self(root.to_owned())
+    }
+
+    /// Returns the bus folder as the process sees it.
+    pub fn live(&self) -> PathBuf {
+        self.part("live")
+    }
+
+    pub fn part(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// Returns where the names of a folder stand on the disk.
+    fn names(&self, dir: &Path) -> PathBuf {
+        let relative = dir.strip_prefix(self.live()).unwrap().to_string_lossy().replace('/', "+");
+        self.part("names").join(format!("dir+{relative}"))
+    }
+
+    /// Lists a folder as the process sees it; the index and the lock are not under test.
+    fn listing(&self, dir: &Path) -> String {
+        let mut rows = BTreeSet::new();
+        for entry in fs::read_dir(dir).unwrap() {
+            let entry = entry.unwrap();
+            let name = entry.file_name().into_string().unwrap();
+            if dir == self.live() && (name.starts_with("index") || name == "LOCK") {
+                continue;
+            }
+            let meta = entry.metadata().unwrap();
+            let kind = if meta.is_dir() { "d" } else { "f" };
+            rows.insert(format!("{kind} {} {name}\n", meta.ino()));
+        }
+        rows.into_iter().collect()
+    }
+
+    fn sync_names(&self, dir: &Path) -> io::Result<()> {
+        let (path, temp) = (self.names(dir), self.part("names").join("temp"));
+        fs::write(&temp, self.listing(dir))?;
+        fs::rename(&temp, path)
+    }
+
+    /// Cuts the power: what the process sees next is what the disk has, and a random part of what was under way.
+    pub fn power_cut(&self, rng: &mut Rng) {
+        let after = self.part("after");
+        let sector = if rng.below(2) == 0 { SECTOR } else { 4096 };
+        let survival = [0, 20, 50, 95, 100][usize::try_from(rng.below(5)).unwrap()];
+        self.cut_dir(&self.live(), &after, sector, survival, rng);
+        if rng.below(2) == 0 {
+            copy_tree(&self.live().join("index"), &after.join("index"));
+        }
+        fs::remove_dir_all(self.live()).unwrap();
+        fs::rename(after, self.live()).unwrap();
+        self.settle();
+    }
+
+    fn cut_dir(&self, dir: &Path, to: &Path, sector: u64, survival: u64, rng: &mut Rng) {
+        mirror_paths::private_dir(to).unwrap();
+        let synced = fs::read_to_string(self.names(dir)).unwrap_or_default();
+        // Names under way come as a whole or not at all: a rename is one record of the journal.
+        let names = if rng.below(2) == 0 { self.listing(dir) } else { synced };
+        for row in names.lines() {
+            let mut parts = row.splitn(3, ' ');
+            let (kind, ino, name) = (parts.next().unwrap(), parts.next().unwrap(), parts.next().unwrap());
+            if kind == "d" {
+                self.cut_dir(&dir.join(name), &to.join(name), sector, survival, rng);
+            } else {
+                fs::write(to.join(name), self.cut_file(ino, sector, survival, rng)).unwrap();
+            }
+        }
+    }
+
+    fn cut_file(&self, ino: &str, sector: u64, survival: u64, rng: &mut Rng) -> Vec<u8> {
+        let mut bytes = fs::read(self.part("synced").join(ino)).unwrap_or_default();
+        let seen = fs::read(self.part("cache").join(ino)).unwrap_or_default();
+        if bytes.len() != seen.len() && rng.below(100) < survival {
+            bytes.resize(seen.len(), 0);
+        }
+        let sector = usize::try_from(sector).unwrap();
+        for (disk, seen) in bytes.chunks_mut(sector).zip(seen.chunks(sector)) {
+            let len = disk.len().min(seen.len());
+            if disk[..len] != seen[..len] && rng.below(100) < survival {
+                disk[..len].copy_from_slice(&seen[..len]);
+            }
+        }
+        bytes
+    }
+
+    /// Takes everything that the process sees for durable.
+    pub fn settle(&self) {
+        for part in ["cache", "synced", "names"] {
+            fs::remove_dir_all(self.part(part)).unwrap();
+            mirror_paths::private_dir(&self.part(part)).unwrap();
+        }
+        let mut dirs = vec![self.live()];
+        while let Some(dir) = dirs.pop() {
+            self.sync_names(&dir).unwrap();
+            for row in self.listing(&dir).lines() {
+                let name = row.splitn(3, ' ').nth(2).unwrap();
+                let path = dir.join(name);
+                if path.is_dir() {
+                    dirs.push(path);
+                } else {
+                    let ino = fs::metadata(&path).unwrap().ino().to_string();
+                    fs::copy(&path, self.part("synced").join(&ino)).unwrap();
+                    fs::hard_link(&path, self.part("cache").join(&ino)).unwrap();
+                }
+            }
+        }
+    }
+}
+
+/// Copies a folder, if it is there.
+pub fn copy_tree(from: &Path, to: &Path) {
+    let Ok(entries) = fs::read_dir(from) else { return };
+    mirror_paths::private_dir(to).unwrap();
+    for entry in entries {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.metadata().unwrap().is_dir() {
+            copy_tree(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+/// The disk of a [`World`].
+#[derive(Debug, Clone)]
+pub struct PowerCutDisk {
+    world: World,
+    /// Whether `sync_data` does what it says.
+    pub honest: bool,
+    cache: Arc<Cache>,
+}
+
+#[derive(Debug, Default)]
+struct Cache {
+    /// Sectors on their way, by file.
+    dirty: Mutex<HashMap<u64, BTreeSet<u64>>>,
+    fail_sync: AtomicBool,
+}
+
+impl PowerCutDisk {
+    pub fn new(world: World) -> Self {
+        Self { world, honest: true, cache: Arc::default() }
+    }
+
+    /// Lets the next `sync_data` fail as Linux does: the error is told once, and the bytes are taken for clean.
+    pub fn fail_next_sync(&self) {
+        self.cache.fail_sync.store(true, SeqCst);
+    }
+}
+
+#[derive(Debug)]
+struct CutFile {
+    seen: File,
+    disk: File,
+    ino: u64,
+    honest: bool,
+    cache: Arc<Cache>,
+}
+
+impl CutFile {
+    fn dirty<T>(&self, run: impl FnOnce(&mut BTreeSet<u64>) -> T) -> T {
+        run(self.cache.dirty.lock().unwrap().entry(self.ino).or_default())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let sectors = self.dirty(std::mem::take);
+        let mut buf = [0; SECTOR as usize];
+        // Backwards, so that a kill on the way leaves the end without the beginning.
+        for sector in sectors.iter().rev() {
+            let n = self.seen.read_at(&mut buf, sector * SECTOR)?;
+            FileExt::write_all_at(&self.disk, &buf[..n], sector * SECTOR)?;
+        }
+        self.disk.set_len(self.seen.metadata()?.len())
+    }
+}
+
+impl LogFile for CutFile {
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.dirty(|d| d.extend(offset / SECTOR..(offset + bytes.len() as u64).div_ceil(SECTOR)));
+        FileExt::write_all_at(&self.seen, bytes, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        if self.cache.fail_sync.swap(false, SeqCst) {
+            self.dirty(BTreeSet::clear);
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        if self.honest { self.sync() } else { Ok(()) }
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.seen.set_len(len)?;
+        self.sync()
+    }
+}
+
+impl Disk for PowerCutDisk {
+    fn open(&self, path: &Path) -> io::Result<Box<dyn LogFile>> {
+        let open = |path: &Path| OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+        let seen = open(path)?;
+        let ino = seen.metadata()?.ino();
+        let cached = self.world.part("cache").join(ino.to_string());
+        let disk = open(&self.world.part("synced").join(ino.to_string()))?;
+        if !cached.exists() {
+            fs::hard_link(path, &cached)?;
+        }
+        let mut dirty = self.cache.dirty.lock().unwrap();
+        if let std::collections::hash_map::Entry::Vacant(entry) = dirty.entry(ino) {
+            // Another process left these on their way.
+            let (a, b) = (fs::read(&cached)?, fs::read(self.world.part("synced").join(ino.to_string()))?);
+            let sector = SECTOR as usize;
+            let differ = |i: &u64| {
+                let at = usize::try_from(*i).unwrap() * sector;
+                a.get(at..a.len().min(at + sector)) != b.get(at..b.len().min(at + sector))
+            };
+            entry.insert((0..(a.len() as u64).div_ceil(SECTOR)).filter(differ).collect());
+        }
+        drop(dirty);
+        Ok(Box::new(CutFile { seen, disk, ino, honest: self.honest, cache: Arc::clone(&self.cache) }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.world.sync_names(dir)
+    }
+
+    fn space(&self, _: &Path) -> io::Result<(u64, u64)> {
+        Ok((1 << 40, 1 << 40))
+    }
+}

@@ -1,0 +1,260 @@
+//! Power cuts: a process writes on a disk that forgets what was not synced, another process keeps the acknowledgements.
+//!
+//! `MIRROR_TEST_ROUNDS` multiplies the rounds for a long run.
+
+mod disk;
+mod kill;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use disk::{PowerCutDisk, Rng, World};
+use mirror_bus::bench::Engine;
+use mirror_bus::{Config, Disk, RealDisk};
+use mirror_types::{Origin, Subject};
+
+const CHILD: &str = "MIRROR_POWERCUT_CHILD";
+
+fn origin() -> Origin {
+    Origin::parse("0123456789abcdef.1").unwrap()
+}
+
+fn config() -> Config {
+    Config { segment_first_kib: 64, segment_max_kib: 128, disk_reserve_mib: 0, ..Config::default() }
+}
+
+/// Returns how many rounds to run.
+pub fn rounds(normal: u64) -> u64 {
+    let factor = std::env::var("MIRROR_TEST_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
+    normal * factor
+}
+
+fn id(producer: usize, n: u64) -> String {
+    format!("p{producer}-{n}")
+}
+
+fn payload(id: &str) -> String {
+    let len = Rng(crc32c::crc32c(id.as_bytes()).into()).below(1_500);
+    format!("{{\"id\":\"{id}\",\"x\":\"{}\"}}", "x".repeat(usize::try_from(len).unwrap()))
+}
+
+/// The process that writes; on its own it has nothing to do.
+#[test]
+fn writer_process() {
+    let Ok(root) = std::env::var(CHILD) else { return };
+    let world = World::at(root.as_ref());
+    let honest = !world.part("lying").exists();
+    let disk: Arc<dyn Disk> = Arc::new(PowerCutDisk { honest, ..PowerCutDisk::new(world.clone()) });
+    let (engine, _) = Engine::open(&world.live(), &origin(), &config(), disk).unwrap();
+    let pipe: OwnedFd = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
+    let pipe = Mutex::new(UnixStream::from(pipe));
+    let starts = std::fs::read_to_string(world.part("starts")).unwrap();
+    let subject = Subject::parse("local.cut").unwrap();
+    let producers = starts.lines().enumerate().map(|(producer, start)| {
+        let (engine, pipe, subject, start) = (&engine, &pipe, &subject, start.parse::<u64>().unwrap());
+        async move {
+            for n in start.. {
+                let id = id(producer, n);
+                let seq = engine.append(subject, Some(&id), payload(&id).into()).await.unwrap();
+                pipe.lock().unwrap().write_all(format!("{seq} {producer} {n}\n").as_bytes()).unwrap();
+            }
+        }
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(futures::future::join_all(producers));
+}
+
+/// What the second process knows.
+#[derive(Debug)]
+struct Ledger {
+    world: World,
+    /// Acknowledged: sequence to id.
+    acked: BTreeMap<u64, String>,
+    /// The number each producer goes on with: its oldest that is not acknowledged.
+    starts: Vec<u64>,
+}
+
+impl Ledger {
+    fn new(world: World, producers: usize) -> Self {
+        Self { world, acked: BTreeMap::new(), starts: vec![0; producers] }
+    }
+
+    /// Runs the writer until it has acknowledged so much, kills it, and notes all that it had acknowledged.
+    fn run(&mut self, acks: u64) -> Result<(), String> {
+        let starts: String = self.starts.iter().map(|n| format!("{n}\n")).collect();
+        std::fs::write(self.world.part("starts"), starts).unwrap();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let errors = std::fs::File::create(self.world.part("errors")).unwrap();
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["writer_process", "--exact", "--nocapture"])
+            .env(CHILD, self.world.part(""))
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::null())
+            .stderr(errors)
+            .spawn()
+            .unwrap();
+        let mut count = 0;
+        let mut killed = false;
+        let mut result = Ok(());
+        for line in BufReader::new(ours).lines() {
+            let Ok(line) = line else { break };
+            let fields: Vec<u64> = line.split(' ').map_while(|f| f.parse().ok()).collect();
+            let [seq, producer, n] = fields[..] else { break };
+            let producer = usize::try_from(producer).unwrap();
+            let id = id(producer, n);
+            if let Some(other) = self.acked.insert(seq, id.clone())
+                && result.is_ok()
+            {
+                result = Err(format!("{id} was acknowledged as {seq}, which is {other}"));
+            }
+            self.starts[producer] = n + 1;
+            count += 1;
+            if count >= acks && !killed {
+                killed = true;
+                child.kill().unwrap();
+            }
+        }
+        let _ = child.kill();
+        child.wait().unwrap();
+        if !killed {
+            let errors = std::fs::read_to_string(self.world.part("errors")).unwrap();
+            return Err(format!("the writer ended by itself after {count} acknowledgements: {errors}"));
+        }
+        result
+    }
+
+    /// Opens what is left and compares it with what was acknowledged.
+    fn check(&self) -> Result<bool, String> {
+        let live = self.world.live();
+        let report = mirror_verify::verify(&live, &mut |_| {}).map_err(|e| e.to_string())?;
+        if report.severity() > mirror_verify::Severity::TornTail {
+            return Err(format!("the independent reader finds damage: {report:?}"));
+        }
+        let (engine, found) =
+            Engine::open(&live, &origin(), &config(), Arc::new(RealDisk)).map_err(|e| e.to_string())?;
+        let result = self.compare(&engine, &found);
+        engine.close();
+        result?;
+        let report = mirror_verify::verify(&live, &mut |_| {}).map_err(|e| e.to_string())?;
+        if !report.is_intact() {
+            return Err(format!("the independent reader finds damage after recovery: {report:?}"));
+        }
+        self.world.settle();
+        Ok(found.contains("torn: Some"))
+    }
+
+    fn compare(&self, engine: &Engine, found: &str) -> Result<(), String> {
+        if !engine.damage().is_empty() || found.contains("lost: ") && !found.contains("lost: 0") {
+            return Err(format!("recovery found {found}"));
+        }
+        let head = engine.state().0;
+        let mut ids = HashSet::new();
+        let mut stored = HashMap::new();
+        for seq in 1..=head {
+            let (id, payload) = engine.get(seq).map_err(|e| format!("event {seq} of {head}: {e}"))?;
+            if !ids.insert(id.clone()) {
+                return Err(format!("{id} is stored twice"));
+            }
+            stored.insert(seq, (id, payload));
+        }
+        for (seq, id) in &self.acked {
+            let Some((stored, bytes)) = stored.get(seq) else {
+                return Err(format!("event {seq} ({id}) was acknowledged and is lost; the head is {head}"));
+            };
+            if stored != id || *bytes != payload(id).into_bytes() {
+                return Err(format!("event {seq} was acknowledged as {id} and is now {stored}"));
+            }
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let subject = Subject::parse("local.after").unwrap();
+        let next = runtime.block_on(engine.append(&subject, None, "1".into())).map_err(|e| e.to_string())?;
+        if next == head + 1 { Ok(()) } else { Err(format!("the event after {head} became {next}")) }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Figures {
+    acked: usize,
+    cuts: u64,
+    kills: u64,
+    torn: u64,
+}
+
+/// Runs one machine through crashes and power cuts.
+fn machine(seed: u64, honest: bool) -> Result<Figures, String> {
+    let temp = tempfile::tempdir().unwrap();
+    let world = World::new(temp.path());
+    if !honest {
+        std::fs::write(world.part("lying"), "").unwrap();
+    }
+    let mut rng = Rng(seed);
+    let producers = 16 + usize::try_from(rng.below(49)).unwrap();
+    let mut ledger = Ledger::new(world, producers);
+    let mut figures = Figures::default();
+    for step in 0..4 {
+        ledger.run(1 + rng.below(600)).map_err(|e| format!("seed {seed}, step {step}: {e}"))?;
+        figures.kills += 1;
+        // Now and then only the process dies, and the next one meets what is not on the disk yet.
+        if step == 3 || rng.below(3) > 0 {
+            ledger.world.power_cut(&mut rng);
+            figures.cuts += 1;
+            let torn = ledger.check().map_err(|e| format!("seed {seed}, step {step}: {e}"))?;
+            figures.torn += u64::from(torn);
+        }
+    }
+    figures.acked = ledger.acked.len();
+    Ok(figures)
+}
+
+#[test]
+fn what_was_acknowledged_survives_every_power_cut() {
+    let mut total = Figures::default();
+    for seed in 0..rounds(20) {
+        let figures = machine(seed, true).unwrap();
+        total.acked += figures.acked;
+        total.cuts += figures.cuts;
+        total.kills += figures.kills;
+        total.torn += figures.torn;
+    }
+    println!("{total:?}");
+    assert!(total.torn > 0, "some cuts tore a tail, else the harness shows nothing: {total:?}");
+}
+
+#[test]
+fn the_harness_sees_a_disk_that_does_not_sync() {
+    let losses: Vec<String> = (1000..1004).filter_map(|seed| machine(seed, false).err()).collect();
+    assert!(!losses.is_empty(), "a disk that never syncs must lose acknowledged events");
+    assert!(losses.iter().any(|l| l.contains("lost") || l.contains("damage")), "{losses:?}");
+}
+
+/// After a failed sync the system takes the bytes for clean: what the next process reads is in memory only.
+#[test]
+fn a_write_whose_sync_failed_is_written_again_before_it_is_believed() {
+    let temp = tempfile::tempdir().unwrap();
+    let world = World::new(temp.path());
+    let disk = PowerCutDisk::new(world.clone());
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let subject = Subject::parse("local.cut").unwrap();
+    let (engine, _) = Engine::open(&world.live(), &origin(), &config(), Arc::new(disk.clone())).unwrap();
+    let append = |engine: &Engine, id: &str| runtime.block_on(engine.append(&subject, Some(id), "1".into()));
+    assert_eq!(append(&engine, "a").unwrap(), 1);
+    disk.fail_next_sync();
+    append(&engine, "b").unwrap_err();
+    engine.close();
+    let (engine, _) = Engine::open(&world.live(), &origin(), &config(), Arc::new(disk.clone())).unwrap();
+    assert_eq!(append(&engine, "b").unwrap(), 2, "the event was read back, so its retry is acknowledged");
+    assert_eq!(append(&engine, "c").unwrap(), 3);
+    engine.close();
+    world.power_cut(&mut Rng(7));
+    let (engine, found) = Engine::open(&world.live(), &origin(), &config(), Arc::new(RealDisk)).unwrap();
+    assert_eq!((engine.damage().as_str(), found.as_str()), ("", ""));
+    let ids: Vec<String> = (1..=3).map(|seq| engine.get(seq).unwrap().0).collect();
+    assert_eq!(ids, ["a", "b", "c"]);
+    engine.close();
+}

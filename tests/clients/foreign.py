@@ -1,0 +1,441 @@
+#!/usr/bin/env python3
+"""A foreign client: knows no file of this repository, only the sockets of a running fleet.
+
+It lists, describes (with the governance options), calls and streams on every socket of a run folder, all by
+reflection. Needs: pip install grpcio grpcio-reflection protobuf.
+
+    foreign.py <run folder> [--samples <folder of transcripts>] [--describe]
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import queue
+import re
+import sys
+import threading
+import time
+
+import grpc
+from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
+from grpc_reflection.v1alpha import reflection_pb2
+
+# A name that HTTP/2 accepts; without it grpcio sends the socket's path, and h2 refuses that as an authority.
+AUTHORITY = ("grpc.default_authority", "localhost")
+WAIT = 20
+STANDARD = {"grpc.health.v1.Health", "mirror.kit.v1.KitService"}
+
+
+class Checks:
+    """Counts what held and what did not."""
+
+    def __init__(self):
+        self.passed = 0
+        self.failed = 0
+
+    def that(self, holds, what, seen=""):
+        if holds:
+            self.passed += 1
+            print(f"ok    {what}")
+        else:
+            self.failed += 1
+            print(f"FAIL  {what}: {seen}")
+        return holds
+
+    def run(self, what, function):
+        """Runs a check that may raise; returns what it returned, or None."""
+        try:
+            return function()
+        except Exception as error:  # Whatever a client library raises is a failure of the check.
+            self.that(False, what, describe_error(error))
+            return None
+
+
+def describe_error(error):
+    if isinstance(error, grpc.RpcError):
+        return f"{error.code()} {error.details()}"
+    return f"{type(error).__name__}: {error}"
+
+
+class Reflection:
+    """Asks one version of the reflection service; both versions have the same wire format."""
+
+    def __init__(self, channel, version):
+        self.call = channel.stream_stream(
+            f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+            request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+            response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+        )
+
+    def ask(self, **request):
+        answers = self.call(iter([reflection_pb2.ServerReflectionRequest(**request)]), timeout=WAIT)
+        answer = next(iter(answers))
+        if answer.HasField("error_response"):
+            raise LookupError(answer.error_response.error_message)
+        return answer
+
+    def services(self):
+        return [s.name for s in self.ask(list_services="*").list_services_response.service]
+
+    def files(self, **request):
+        return list(self.ask(**request).file_descriptor_response.file_descriptor_proto)
+
+
+class Socket:
+    """One service, as far as reflection tells."""
+
+    def __init__(self, path, options=(AUTHORITY,)):
+        self.path = path
+        self.name = path.stem
+        self.channel = grpc.insecure_channel(f"unix:{path}", options=list(options))
+        self.reflection = Reflection(self.channel, "v1alpha")
+        self.pool = descriptor_pool.DescriptorPool()
+        self.raw = {}
+
+    def load(self, symbol):
+        for raw in self.reflection.files(file_containing_symbol=symbol):
+            self._add(raw)
+
+    def _add(self, raw):
+        file = descriptor_pb2.FileDescriptorProto.FromString(raw)
+        if file.name in self.raw:
+            return
+        self.raw[file.name] = file
+        for dependency in file.dependency:
+            for inner in self.reflection.files(file_by_filename=dependency):
+                self._add(inner)
+        self.pool.AddSerializedFile(raw)
+
+    def kind(self, name):
+        return message_factory.GetMessageClass(self.pool.FindMessageTypeByName(name))
+
+    def options(self, descriptor, base, extension):
+        """Reads our extension from the option bytes as they were served, with what reflection told of it."""
+        raw = descriptor.GetOptions().SerializeToString()
+        options = self.kind(base).FromString(raw)
+        found = self.pool.FindExtensionByName(extension)
+        return options.Extensions[found] if options.HasExtension(found) else None
+
+    def comment(self, service, index):
+        """Returns the comment above a method."""
+        file = self.raw[service.file.name]
+        place = [6, [s.name for s in file.service].index(service.name), 2, index]
+        found = [l.leading_comments for l in file.source_code_info.location if list(l.path) == place]
+        return found[0].strip() if found else ""
+
+    def method(self, path):
+        service, name = path.split("/")
+        return self.pool.FindServiceByName(service).FindMethodByName(name)
+
+    def call(self, path, request, timeout=WAIT):
+        """Calls any method with dictionaries; a stream in is an iterable of them, a stream out an iterator."""
+        method = self.method(path)
+        make = message_factory.GetMessageClass(method.input_type)
+        arity = ("stream" if method.client_streaming else "unary") + "_" + (
+            "stream" if method.server_streaming else "unary"
+        )
+        callable_ = getattr(self.channel, arity)(
+            f"/{path}",
+            request_serializer=make.SerializeToString,
+            response_deserializer=message_factory.GetMessageClass(method.output_type).FromString,
+        )
+        if method.client_streaming:
+            request = (json_format.ParseDict(one, make()) for one in request)
+        else:
+            request = json_format.ParseDict(request, make())
+        return callable_(request, timeout=timeout)
+
+    def metric(self, name):
+        text = self.call("mirror.kit.v1.KitService/GetMetrics", {}).text
+        return sum(float(l.rsplit(" ", 1)[1]) for l in text.splitlines() if l.startswith(name))
+
+
+def as_json(message):
+    return json_format.MessageToDict(message, preserving_proto_field_name=True)
+
+
+def b64(data):
+    import base64
+
+    return base64.b64encode(data).decode()
+
+
+def list_and_describe(socket, checks, show):
+    """Lists by both versions of reflection and reads every method's options; returns the service's own name."""
+    name = socket.name
+    listed = {}
+    for version in ("v1", "v1alpha"):
+        listed[version] = checks.run(f"{name}: reflection {version}", Reflection(socket.channel, version).services)
+    services = listed["v1alpha"] or []
+    checks.that(listed["v1"] == listed["v1alpha"], f"{name}: v1 and v1alpha list the same", listed)
+    own = f"mirror.{name.replace('-', '_')}.v1.{name.title().replace('-', '')}Service"
+    checks.that(set(services) == STANDARD | {own}, f"{name}: lists its own service, health and kit only", services)
+
+    for service_name in services:
+        checks.run(f"{name}: {service_name} is described", lambda s=service_name: socket.load(s))
+    socket.load("mirror.options.v1.MethodOptions")
+    for service_name in services:
+        if not service_name.startswith("mirror."):
+            continue
+        service = socket.pool.FindServiceByName(service_name)
+        rule = socket.options(service, "google.protobuf.ServiceOptions", "mirror.options.v1.service")
+        checks.that(rule is not None and rule.when_away != 0, f"{name}: {service_name} says when_away", rule)
+        for index, method in enumerate(service.methods):
+            options = socket.options(method, "google.protobuf.MethodOptions", "mirror.options.v1.method")
+            said = as_json(options) if options is not None else {}
+            streams = method.client_streaming or method.server_streaming
+            holds = (
+                re.fullmatch(r"[a-z-]+\.[a-z]+", said.get("scope", ""))
+                and said.get("risk") in ("LOW", "MEDIUM", "HIGH", "BY_ACTION")
+                and said.get("when_halted") in ("ALLOW", "REFUSE")
+                and "idempotent" in said
+                and (streams or said.get("deadline_ms", 0) > 0)
+                and socket.comment(service, index)
+            )
+            checks.that(holds, f"{name}: {method.full_name} shows scope, risk, halt, idempotence, deadline, comment", said)
+            if show:
+                print(f"      {json.dumps(said)}\n      {socket.comment(service, index).splitlines()[0]}")
+    try:
+        socket.reflection.files(file_containing_symbol="mirror.none.v1.Nothing")
+        checks.that(False, f"{name}: an unknown symbol is an error", "a file came back")
+    except (LookupError, grpc.RpcError) as error:
+        checks.that("not found" in str(error), f"{name}: an unknown symbol is not found", error)
+    return own
+
+
+def ask_the_kit(socket, checks):
+    name = socket.name
+    state = checks.run(f"{name}: GetState", lambda: as_json(socket.call("mirror.kit.v1.KitService/GetState", {})))
+    if state:
+        good = state["service"] == name and state["state"] == "STATE_SERVING" and state["build"]
+        checks.that(good, f"{name}: GetState says serving", state)
+    health = checks.run(f"{name}: health", lambda: as_json(socket.call("grpc.health.v1.Health/Check", {})))
+    checks.that(health == {"status": "SERVING"}, f"{name}: health says serving", health)
+    first = checks.run(
+        f"{name}: health Watch", lambda: as_json(next(iter(socket.call("grpc.health.v1.Health/Watch", {}))))
+    )
+    checks.that(first == {"status": "SERVING"}, f"{name}: health streams its state", first)
+
+
+def reason_of(error):
+    """Decodes the rich details of an error with what reflection tells of google.rpc."""
+    for key, value in error.trailing_metadata() or ():
+        if key == "grpc-status-details-bin":
+            return value
+    return b""
+
+
+def note(text, **more):
+    return {"subject": "local.foreign", "payload": b64(text.encode()), "type": "PAYLOAD_TYPE_TEXT", **more}
+
+
+def use_bus(socket, checks, _):
+    bus = "mirror.bus.v1.BusService/"
+    head = int(as_json(socket.call(bus + "GetStatus", {})).get("head", 0))
+    # Opened before the events exist, so that they arrive live.
+    live = queue.Queue(1000)
+    tail = socket.call(bus + "Tail", {"from": str(head + 1), "filter": {"subjects": ["local.foreign"]}}, timeout=60)
+
+    def follow():
+        try:
+            for part in tail:
+                for event in part.events:
+                    live.put(event)
+        except grpc.RpcError:
+            live.put(None)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+    ack = as_json(socket.call(bus + "Append", {"event": note("one", labels=["foreign"])}))["ack"]
+    checks.that(int(ack["seq"]) > head and ack["durability"] == "DURABILITY_SYNCED", "bus: Append is synced", ack)
+    event = as_json(socket.call(bus + "GetEvent", {"seq": ack["seq"]}))["event"]
+    checks.that(
+        event["payload"] == b64(b"one") and event["actor"] == "local" and event["leaf"] == ack["leaf"],
+        "bus: GetEvent returns what was appended",
+        event,
+    )
+    parts = [{"events": [note(f"stream {n}") for n in range(at, at + 10)]} for at in range(0, 100, 10)]
+    acks = [as_json(a) for a in socket.call(bus + "AppendStream", parts)]
+    counts = [int(a["count"]) for a in acks]
+    checks.that(counts == sorted(counts) and counts[-1] == 100, "bus: AppendStream acknowledges 100 events", acks[-1:])
+
+    seen = []
+    while len(seen) < 101:
+        event = live.get(timeout=WAIT)
+        if event is None:
+            break
+        seen.append(event.payload.decode())
+    tail.cancel()
+    wanted = ["one"] + [f"stream {n}" for n in range(100)]
+    checks.that(seen == wanted, "bus: Tail delivers the 101 events in order, once", seen[:5])
+
+    read = [e.payload.decode() for p in socket.call(bus + "Read", {"from": ack["seq"]}) for e in p.events]
+    checks.that(read[:101] == wanted, "bus: Read returns them again", read[:5])
+    try:
+        socket.call(bus + "Append", {"event": {**note("x"), "subject": "Not A Subject"}})
+        checks.that(False, "bus: a bad subject is refused", "it was stored")
+    except grpc.RpcError as error:
+        good = error.code() == grpc.StatusCode.INVALID_ARGUMENT and "event.subject" in error.details()
+        checks.that(good, "bus: a bad subject is refused by name", describe_error(error))
+        checks.run("bus: the rich error is decoded by reflection", lambda: rich_error(socket, checks, error))
+
+
+def rich_error(socket, checks, error):
+    raw = reason_of(error)
+    for kind in ("google.rpc.Status", "google.rpc.ErrorInfo", "google.rpc.BadRequest"):
+        socket.load(kind)
+    status = socket.kind("google.rpc.Status").FromString(raw)
+    details = {}
+    for one in status.details:
+        kind = one.type_url.rsplit("/", 1)[1]
+        details[kind] = as_json(socket.kind(kind).FromString(one.value))
+    info = details.get("google.rpc.ErrorInfo", {})
+    fields = details.get("google.rpc.BadRequest", {}).get("field_violations", [])
+    good = info.get("reason") == "BUS_EVENT_INVALID" and info.get("domain") == "mirror.bus"
+    checks.that(good and fields, "bus: the rich error is decoded by reflection", details)
+
+
+def use_blobs(socket, checks, _):
+    blobs = "mirror.blobs.v1.BlobsService/"
+    content = os.urandom(1_000_000)
+    chunks = [{"chunk": b64(content[at : at + 200_000])} for at in range(0, len(content), 200_000)]
+    put = as_json(socket.call(blobs + "PutBlob", chunks))
+    checks.that(int(put["size_bytes"]) == len(content), "blobs: PutBlob takes a stream", put)
+    info = as_json(socket.call(blobs + "GetBlobInfo", {"digest": put["digest"]}))
+    checks.that(int(info["size_bytes"]) == len(content), "blobs: GetBlobInfo knows it", info)
+    back = b"".join(p.chunk for p in socket.call(blobs + "GetBlob", {"digest": put["digest"]}))
+    checks.that(back == content, "blobs: GetBlob streams the same bytes", len(back))
+
+
+def use_changelog(socket, checks, bus):
+    service = "mirror.changelog.v1.ChangelogService/"
+    watch = socket.call(service + "WatchChangelog", {}, timeout=60)
+    pages = queue.Queue(1000)
+
+    def follow():
+        try:
+            for page in watch:
+                pages.put(as_json(page))
+        except grpc.RpcError:
+            pages.put(None)
+
+    threading.Thread(target=follow, daemon=True).start()
+    ack = as_json(bus.call("mirror.bus.v1.BusService/Append", {"event": note("for the changelog")}))["ack"]
+    page = {}
+    while page is not None and int(page.get("upto", 0)) < int(ack["seq"]):
+        page = pages.get(timeout=WAIT)
+    watch.cancel()
+    checks.that(page and page["day"]["entries"], "changelog: WatchChangelog shows the day of a new event", page)
+    answer = as_json(socket.call(service + "GetChangelog", {"days": 3}))
+    checks.that(int(answer["upto"]) >= int(ack["seq"]) and answer["days"], "changelog: GetChangelog answers", answer)
+
+
+def use_registry(socket, checks, _):
+    service = "mirror.registry.v1.RegistryService/"
+    records = as_json(socket.call(service + "ListServices", {}))["services"]
+    names = {r["name"] for r in records}
+    checks.that({"bus", "registry"} <= names, "registry: ListServices knows the fleet", sorted(names))
+    one = as_json(socket.call(service + "GetService", {"name": "bus"}))["service"]
+    checks.that(one["actual"] == "ACTUAL_SERVING", "registry: GetService says that the bus serves", one)
+    watch = socket.call(service + "WatchServices", {}, timeout=60)
+    seen = set()
+    for record in watch:
+        seen.add(record.service.name)
+        if seen == names:
+            break
+    watch.cancel()
+    checks.that(seen == names, "registry: WatchServices streams all services", sorted(seen))
+
+
+def use_import(socket, checks, _):
+    service = "mirror.import.v1.ImportService/"
+    try:
+        list(socket.call(service + "RunImport", {"path": "relative/path"}))
+        checks.that(False, "import: a relative path is refused", "it was taken")
+    except grpc.RpcError as error:
+        checks.that(
+            error.code() == grpc.StatusCode.INVALID_ARGUMENT, "import: a relative path is refused", describe_error(error)
+        )
+    if SAMPLES is None:
+        print("skip  import: RunImport of transcripts (no --samples)")
+        return
+    parts = [as_json(p) for p in socket.call(service + "RunImport", {"path": str(SAMPLES)}, timeout=120)]
+    report = {k: int(v) for k, v in parts[-1]["report"].items() if isinstance(v, str)}
+    rows = report.get("taken", 0) + report.get("skipped", 0) + report.get("quarantined", 0)
+    checks.that(
+        report.get("rows", 0) == rows > 0, "import: RunImport streams a report that accounts for each row", parts[-1]
+    )
+    again = as_json(list(socket.call(service + "RunImport", {"path": str(SAMPLES)}, timeout=120))[-1])["report"]
+    checks.that("taken" not in again, "import: a second run takes nothing", again)
+
+
+USES = {
+    "bus": use_bus,
+    "blobs": use_blobs,
+    "changelog": use_changelog,
+    "registry": use_registry,
+    "import": use_import,
+}
+SAMPLES = None
+
+
+def wrong_authority(socket, checks):
+    """Shows the trap and the hint: grpcio as it comes sends the socket's path as authority."""
+    name = socket.name
+    counter = "mirror_connections_refused_total"
+    before = socket.metric(counter)
+    naive = grpc.insecure_channel(f"unix:{socket.path}")
+    call = naive.unary_unary(
+        "/mirror.kit.v1.KitService/GetState",
+        request_serializer=lambda _: b"",
+        response_deserializer=lambda raw: raw,
+    )
+    try:
+        call(None, timeout=WAIT)
+        checks.that(False, f"{name}: without the option the call fails", "it was answered")
+        return
+    except grpc.RpcError as error:
+        failed = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL)
+        checks.that(failed, f"{name}: without the option the call fails ({error.code().name})", describe_error(error))
+    finally:
+        naive.close()
+    after = socket.metric(counter)
+    checks.that(after > before, f"{name}: it was counted", (before, after))
+    log = socket.path.parent.parent / "log" / f"{name}.log"
+    deadline = time.monotonic() + WAIT
+    lines = []
+    while not lines and time.monotonic() < deadline:
+        rows = [json.loads(line) for line in log.read_text().splitlines()]
+        lines = [r for r in rows if "set its authority to localhost" in r.get("message", "")]
+    checks.that(lines and all(r["level"] == "WARN" for r in lines), f"{name}: its log holds the hint", log)
+
+
+def main():
+    global SAMPLES
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=pathlib.Path, help="folder with the sockets")
+    parser.add_argument("--samples", type=pathlib.Path, help="folder of transcripts to import")
+    parser.add_argument("--describe", action="store_true", help="print the options of every method")
+    given = parser.parse_args()
+    SAMPLES = given.samples and given.samples.resolve()
+
+    checks = Checks()
+    paths = sorted(given.run.resolve().glob("*.sock"))
+    checks.that(paths, "the folder holds sockets", given.run)
+    sockets = {path.stem: Socket(path) for path in paths}
+    for name, socket in sockets.items():
+        checks.run(f"{name}: is described", lambda s=socket: list_and_describe(s, checks, given.describe))
+        checks.run(f"{name}: answers for itself", lambda s=socket: ask_the_kit(s, checks))
+        use = USES.get(name)
+        if checks.that(use, f"{name}: this client knows how to use it", "add it to USES"):
+            checks.run(f"{name}: is used", lambda s=socket, u=use: u(s, checks, sockets.get("bus")))
+        checks.run(f"{name}: authority", lambda s=socket: wrong_authority(s, checks))
+    for socket in sockets.values():
+        socket.channel.close()
+    print(f"{checks.passed} passed, {checks.failed} failed")
+    return 1 if checks.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
