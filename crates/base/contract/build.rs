@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor, ReflectMessage as _, ServiceDescriptor};
+use prost_reflect::{
+    DescriptorPool, DynamicMessage, MethodDescriptor, ReflectMessage as _, ServiceDescriptor,
+};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -59,12 +61,7 @@ fn methods(pool: &DescriptorPool) -> Result<String> {
             Some(m) => name_of(&m, "when_away")?,
             None => "WHEN_AWAY_UNSPECIFIED".to_owned(),
         };
-        writeln!(
-            services,
-            "ServiceSpec {{ name: {:?}, when_away: {:?} }},",
-            service.full_name(),
-            rule
-        )?;
+        writeln!(services, "ServiceSpec {{ name: {:?}, when_away: {:?} }},", service.full_name(), rule)?;
         for method in service.methods() {
             specs.push(method_spec(pool, &service, &method)?);
         }
@@ -78,7 +75,11 @@ fn methods(pool: &DescriptorPool) -> Result<String> {
     ))
 }
 
-fn method_spec(pool: &DescriptorPool, service: &ServiceDescriptor, method: &MethodDescriptor) -> Result<String> {
+fn method_spec(
+    pool: &DescriptorPool,
+    service: &ServiceDescriptor,
+    method: &MethodDescriptor,
+) -> Result<String> {
     let path = format!("/{}/{}", service.full_name(), method.name());
     let options = method.options();
     let (scope, risk, action, halted, idempotent, deadline) =

@@ -3,13 +3,18 @@
 //! Nothing here is written by hand but the table's types. It refuses logic: conversions live in each service's
 //! `wire.rs`.
 
-#[expect(missing_docs, clippy::allow_attributes, reason = "generated code; comments come from the proto files")]
+#[expect(
+    missing_docs,
+    clippy::allow_attributes,
+    reason = "generated code; comments come from the proto files"
+)]
 #[allow(
     unreachable_pub,
     clippy::large_enum_variant,
     clippy::allow_attributes_without_reason,
     clippy::doc_lazy_continuation,
     clippy::default_trait_access,
+    clippy::disallowed_methods,
     rustdoc::broken_intra_doc_links,
     rustdoc::invalid_html_tags,
     reason = "generated code"

@@ -52,9 +52,14 @@ impl Remote {
     }
 
     /// Returns whether the peer could not be reached, or went away during the call.
+    ///
+    /// Our own errors carry a reason; a connection that breaks shows as Unknown or Internal without one.
     pub fn is_away(status: &Status) -> bool {
-        (matches!(status.code(), Code::Unavailable | Code::Cancelled) && !gave_up(status))
-            || (status.code() == Code::Unknown && status.get_error_details().error_info().is_none())
+        match status.code() {
+            Code::Unavailable | Code::Cancelled => !gave_up(status),
+            Code::Unknown | Code::Internal => status.get_error_details().error_info().is_none(),
+            _ => false,
+        }
     }
 }
 

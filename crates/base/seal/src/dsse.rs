@@ -69,8 +69,7 @@ impl Envelope {
 }
 
 fn pre_authentication(payload_type: &str, payload: &[u8]) -> Vec<u8> {
-    let mut message =
-        format!("DSSEv1 {} {payload_type} {} ", payload_type.len(), payload.len()).into_bytes();
+    let mut message = format!("DSSEv1 {} {payload_type} {} ", payload_type.len(), payload.len()).into_bytes();
     message.extend_from_slice(payload);
     message
 }

@@ -261,7 +261,8 @@ mod tests {
     #[test]
     fn origins_and_causes() {
         assert_eq!(Origin::parse("0123456789abcdef.3").unwrap().epoch(), 3);
-        for bad in ["", "0123456789abcdef", "0123456789ABCDEF.1", "0123456789abcdef.0", "0123456789abcdef.01"] {
+        for bad in ["", "0123456789abcdef", "0123456789ABCDEF.1", "0123456789abcdef.0", "0123456789abcdef.01"]
+        {
             assert!(Origin::parse(bad).is_err(), "{bad}");
         }
         assert!(Cause::parse("0123456789abcdef.1/42").is_ok());

@@ -48,7 +48,11 @@ pub(crate) fn run(rounds: usize, seconds: f64, dir: Option<PathBuf>) -> anyhow::
         std::fs::remove_dir_all(&home)?;
     }
     let verdict = if quiet_all { "" } else { " (not measured: the machine was busy in at least one round)" };
-    println!("\nMedians of ratios: 1 producer {:.2}, 64 producers {:.1}{verdict}", median(&ones), median(&many));
+    println!(
+        "\nMedians of ratios: 1 producer {:.2}, 64 producers {:.1}{verdict}",
+        median(&ones),
+        median(&many)
+    );
     Ok(())
 }
 
@@ -62,8 +66,8 @@ fn open(home: &Path, name: &str) -> anyhow::Result<Engine> {
     // One large segment, filled before the clock starts, as the raw file is.
     let config = Config { segment_first_kib: 512 << 10, segment_max_kib: 512 << 10, ..Config::default() };
     let origin = Origin::parse("0123456789abcdef.1").context("the origin is valid")?;
-    let (engine, _) =
-        Engine::open(&bus, &origin, &config, Arc::new(RealDisk)).map_err(|e| anyhow::anyhow!("open the bus: {e}"))?;
+    let (engine, _) = Engine::open(&bus, &origin, &config, Arc::new(RealDisk))
+        .map_err(|e| anyhow::anyhow!("open the bus: {e}"))?;
     Ok(engine)
 }
 
@@ -117,7 +121,8 @@ fn engine(home: &Path, name: &str, producers: usize, span: Duration) -> anyhow::
     let start = Instant::now();
     let result: anyhow::Result<()> = runtime.block_on(async {
         let work = (0..producers).map(|_| {
-            let (engine, subject, done, stop) = (engine.clone(), subject.clone(), Arc::clone(&done), Arc::clone(&stop));
+            let (engine, subject, done, stop) =
+                (engine.clone(), subject.clone(), Arc::clone(&done), Arc::clone(&stop));
             tokio::spawn(async move {
                 let payload = payload();
                 while !stop.load(Relaxed) {

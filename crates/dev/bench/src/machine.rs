@@ -9,7 +9,10 @@ pub(crate) const LIMIT: f64 = 20.0;
 /// Returns one line on the machine.
 pub(crate) fn describe() -> String {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpu.lines().find_map(|l| l.strip_prefix("model name")).map_or("unknown CPU", |l| l.trim_matches([' ', '\t', ':']));
+    let model = cpu
+        .lines()
+        .find_map(|l| l.strip_prefix("model name"))
+        .map_or("unknown CPU", |l| l.trim_matches([' ', '\t', ':']));
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     format!("{model}, {cores} cores, kernel {}", kernel.trim())
@@ -29,7 +32,11 @@ impl Quiet {
     pub(crate) fn watch() -> Self {
         let total = || {
             let text = fs::read_to_string("/proc/pressure/cpu").unwrap_or_default();
-            let some = text.lines().next().and_then(|l| l.split("total=").nth(1)).and_then(|n| n.trim().parse().ok());
+            let some = text
+                .lines()
+                .next()
+                .and_then(|l| l.split("total=").nth(1))
+                .and_then(|n| n.trim().parse().ok());
             some.unwrap_or(0_u64)
         };
         let window = Duration::from_secs(2);

@@ -6,7 +6,9 @@
 #![expect(clippy::disallowed_methods, reason = "a bench measures real time and owns its process")]
 
 mod append;
+mod fleet;
 mod machine;
+mod report;
 mod socket;
 
 use clap::{Parser, Subcommand};
@@ -47,6 +49,32 @@ enum Verb {
         #[arg(long)]
         mirror: Option<std::path::PathBuf>,
     },
+    /// Memory, CPU and start of the idle fleet; fails above its bars.
+    Idle {
+        /// Seconds to watch.
+        #[arg(long, default_value_t = 60.0)]
+        seconds: f64,
+        /// The `mirror` binary; beside this one by default.
+        #[arg(long)]
+        mirror: Option<std::path::PathBuf>,
+    },
+    /// Imports a folder of transcripts twice.
+    Import {
+        /// The folder.
+        path: std::path::PathBuf,
+        /// The `mirror` binary; beside this one by default.
+        #[arg(long)]
+        mirror: Option<std::path::PathBuf>,
+    },
+    /// Runs all of them and writes docs/BENCHMARKS.md.
+    Report {
+        /// The page.
+        #[arg(long, default_value = "docs/BENCHMARKS.md")]
+        out: std::path::PathBuf,
+        /// A folder of transcripts; without it that section is left out.
+        #[arg(long)]
+        transcripts: Option<std::path::PathBuf>,
+    },
     /// Unary durable appends over the socket at several windows.
     Unary {
         /// Seconds of each measurement.
@@ -61,7 +89,12 @@ enum Verb {
 fn main() -> anyhow::Result<()> {
     match Args::parse().verb {
         Verb::Append { rounds, seconds, dir } => append::run(rounds, seconds, dir),
-        Verb::Stream { seconds, per_message, ids, mirror } => socket::stream(seconds, per_message, ids, mirror),
+        Verb::Stream { seconds, per_message, ids, mirror } => {
+            socket::stream(seconds, per_message, ids, mirror)
+        }
+        Verb::Idle { seconds, mirror } => fleet::idle(seconds, mirror),
+        Verb::Import { path, mirror } => fleet::import(&path, mirror),
+        Verb::Report { out, transcripts } => report::run(&out, transcripts),
         Verb::Unary { seconds, mirror } => socket::unary(seconds, mirror),
     }
 }

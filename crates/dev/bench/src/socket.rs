@@ -72,7 +72,12 @@ fn event(id: Option<u64>) -> pb::NewEvent {
     }
 }
 
-pub(crate) fn stream(seconds: f64, per_message: usize, ids: bool, mirror: Option<PathBuf>) -> anyhow::Result<()> {
+pub(crate) fn stream(
+    seconds: f64,
+    per_message: usize,
+    ids: bool,
+    mirror: Option<PathBuf>,
+) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let quiet = Quiet::watch();
     let bus = Bus::start(mirror)?;

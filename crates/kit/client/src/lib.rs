@@ -69,7 +69,7 @@ pub type Channel = InterceptedService<tonic::transport::Channel, Outgoing>;
 /// Returns a channel to a service; it connects when it is first used.
 pub fn channel(dial: Arc<dyn Dial>, service: &str) -> Channel {
     let service = service.to_owned();
-    let connector = tower_connector(dial, service);
+    let connector = connector(dial, service);
     // The authority is never looked up; h2 refuses a socket path there.
     let endpoint = Endpoint::from_static("http://localhost")
         .initial_stream_window_size(4 << 20)
@@ -77,20 +77,16 @@ pub fn channel(dial: Arc<dyn Dial>, service: &str) -> Channel {
     InterceptedService::new(endpoint.connect_with_connector_lazy(connector), Outgoing)
 }
 
-fn tower_connector(
+type Connecting = Pin<Box<dyn Future<Output = io::Result<TokioIo<BoxIo>>> + Send>>;
+
+fn connector(
     dial: Arc<dyn Dial>,
     service: String,
-) -> impl tower::Service<
-    Uri,
-    Response = TokioIo<BoxIo>,
-    Error = io::Error,
-    Future = Pin<Box<dyn Future<Output = io::Result<TokioIo<BoxIo>>> + Send>>,
-> + Send
-+ 'static {
+) -> impl tower::Service<Uri, Response = TokioIo<BoxIo>, Error = io::Error, Future = Connecting> + Send + 'static
+{
     tower::service_fn(move |_: Uri| {
         let dialing = dial.dial(&service);
-        Box::pin(async move { dialing.await.map(TokioIo::new) })
-            as Pin<Box<dyn Future<Output = io::Result<TokioIo<BoxIo>>> + Send>>
+        Box::pin(async move { dialing.await.map(TokioIo::new) }) as Connecting
     })
 }
 

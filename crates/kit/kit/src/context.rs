@@ -201,11 +201,14 @@ impl Shutdown {
     }
 }
 
+/// What runs after a service's last call.
+pub(crate) type OnDrain = Box<dyn FnOnce() + Send>;
+
 /// A built service: its gRPC servers.
 pub struct Built {
     routes: RoutesBuilder,
     names: Vec<&'static str>,
-    on_drain: Option<Box<dyn FnOnce() + Send>>,
+    on_drain: Option<OnDrain>,
 }
 
 impl std::fmt::Debug for Built {
@@ -253,7 +256,7 @@ impl Built {
         self
     }
 
-    pub(crate) fn finish(self) -> (Routes, Vec<&'static str>, Option<Box<dyn FnOnce() + Send>>) {
+    pub(crate) fn finish(self) -> (Routes, Vec<&'static str>, Option<OnDrain>) {
         (self.routes.routes(), self.names, self.on_drain)
     }
 }

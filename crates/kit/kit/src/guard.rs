@@ -372,7 +372,7 @@ impl Shared {
 }
 
 /// How long an answer may take on its way to the caller.
-const ANSWER: Duration = Duration::from_millis(20);
+const ANSWER: Duration = Duration::from_millis(100);
 
 /// One of a counted kind, until it is dropped: a call may end by its answer, its deadline or its caller's loss.
 struct Counted<'a>(&'a AtomicU64);

@@ -298,9 +298,12 @@ where
     let full = Arc::new(OnceLock::new());
     let dispatch = Dispatch { base: base.clone(), full: Arc::clone(&full) };
     let watched = Arc::clone(&shared);
-    let incoming = incoming.filter_map(move |conn| {
-        futures::future::ready(conn.map(|c| c.watched(Arc::clone(&watched))).transpose())
-    });
+    let incoming = incoming
+        .filter_map(move |conn| {
+            futures::future::ready(conn.map(|c| c.watched(Arc::clone(&watched))).transpose())
+        })
+        // The server ends with its last connection, without a word; only the shutdown is to end it.
+        .chain(futures::stream::pending());
 
     let drain = {
         let (shutdown, state) = (shutdown.clone(), state.clone());
@@ -355,9 +358,8 @@ where
     let running = async {
         tokio::pin!(server);
         tokio::select! {
-            exit = building => match exit {
-                Some(exit) => return exit,
-                None => {}
+            exit = building => if let Some(exit) = exit {
+                return exit;
             },
             result = &mut server => return ended(result),
         }

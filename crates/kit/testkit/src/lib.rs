@@ -1,6 +1,10 @@
 //! The Sandbox: services and the closure of their needs in one process, over connections in memory.
 
-#![expect(clippy::expect_used, clippy::panic, reason = "this crate only runs in tests, where a panic is the report")]
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "this crate only runs in tests, where a panic is the report"
+)]
 //!
 //! It refuses to pass a test whose services logged a warning or an error that the test did not expect.
 //! Invariant: each Sandbox has a home of its own, removed at the end, and opens no socket.
@@ -81,7 +85,8 @@ impl Sandbox {
         let home = Home::at(root).expect("the path is absolute");
         mirror_kit::init(&home).expect("the home can be made");
         if !self.config.is_empty() {
-            mirror_paths::write_atomic(&home.config(), self.config.as_bytes()).expect("the file can be written");
+            mirror_paths::write_atomic(&home.config(), self.config.as_bytes())
+                .expect("the file can be written");
         }
         let hub = Arc::new(Hub::default());
         let clock: Arc<dyn Clock> = match &self.clock {
@@ -182,7 +187,8 @@ impl Node {
 
     /// Starts a service that was stopped or killed.
     pub async fn launch(&mut self, name: &str) {
-        let service = *self.services.iter().find(|s| s.decl.name == name).expect("the service is in the Sandbox");
+        let service =
+            *self.services.iter().find(|s| s.decl.name == name).expect("the service is in the Sandbox");
         let (door, mut conns) = mpsc::channel::<Conn>(64);
         self.hub.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), door);
         let incoming = futures_stream(move |cx| conns.poll_recv(cx).map(|conn| conn.map(Ok)));
@@ -196,12 +202,12 @@ impl Node {
             build: "test",
         };
         #[expect(clippy::disallowed_methods, reason = "the Sandbox is what the service's tasks live in")]
-        let task = tokio::spawn(
-            mirror_kit::serve(env, service, incoming, shutdown).with_current_subscriber(),
-        );
+        let task =
+            tokio::spawn(mirror_kit::serve(env, service, incoming, shutdown).with_current_subscriber());
         self.running.insert(service.decl.name, Running { stop, task });
         let ended = || self.running.get(name).is_none_or(|r| r.task.is_finished());
-        let mut kit = mirror_contract::mirror::kit::v1::kit_service_client::KitServiceClient::new(self.channel(name));
+        let mut kit =
+            mirror_contract::mirror::kit::v1::kit_service_client::KitServiceClient::new(self.channel(name));
         let starting = i32::from(mirror_contract::mirror::kit::v1::get_state_response::State::Starting);
         self.wait(&format!("{name} has a state"), async || {
             let state = kit.get_state(mirror_contract::mirror::kit::v1::GetStateRequest {}).await;

@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::disk::Disk;
 use crate::error::BusError;
 use crate::event::{NewEvent, Prepared};
+use crate::reader::{Body, Record};
 use crate::writer::Expect;
 
 /// Builds the service on another disk than the machine's.
@@ -74,12 +75,18 @@ impl Engine {
 
     /// Returns an event's id and payload by position.
     pub fn get(&self, seq: u64) -> Result<(String, Vec<u8>), BusError> {
-        let record = self.0.get(seq)?;
-        let payload = match record.body {
-            crate::reader::Body::Here { payload, .. } => payload,
-            crate::reader::Body::Redacted { .. } => Vec::new(),
-        };
-        Ok((record.header.id.to_string(), payload))
+        self.0.get(seq).map(plain)
+    }
+
+    /// Returns id and payload of all events, in order.
+    pub fn all(&self) -> Result<Vec<(String, Vec<u8>)>, BusError> {
+        let (head, segments) = (self.0.head().seq, Arc::clone(&self.0.segments));
+        let mut cursor = crate::reader::Cursor::new(segments, self.0.segments.oldest());
+        let mut all = Vec::new();
+        while let Some(record) = cursor.read(head, &mut |_| true)? {
+            all.push(plain(record));
+        }
+        Ok(all)
     }
 
     /// Returns the head, the index's position, and how many syncs there were.
@@ -97,4 +104,12 @@ impl Engine {
     pub fn close(&self) {
         self.0.close();
     }
+}
+
+fn plain(record: Record) -> (String, Vec<u8>) {
+    let payload = match record.body {
+        Body::Here { payload, .. } => payload,
+        Body::Redacted { .. } => Vec::new(),
+    };
+    (record.header.id.to_string(), payload)
 }

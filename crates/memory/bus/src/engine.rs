@@ -63,7 +63,9 @@ impl Engine {
         let ahead = head_ms > wall_start.saturating_add(JUMP_MS);
         let mut space_at = None;
         let mut look = Duration::ZERO;
-        while let Some(groups) = self.writer.take(self.clock.as_ref(), look) {
+        let mut answered = 0;
+        while let Some(groups) = self.writer.take(look, answered) {
+            answered = groups.len();
             let now = self.clock.boot();
             if space_at.is_none_or(|at| now.saturating_sub(at) >= SPACE_EVERY) {
                 space_at = Some(now);

@@ -248,7 +248,7 @@ fn parse_header(text: &str, origin: &Origin) -> Option<Header> {
     let sorted = labels.windows(2).all(|pair| pair[0] < pair[1]);
     let valid =
         p.0 == "}" && sorted && seq > 0 && batch > 0 && batch <= seq && len <= mirror_types::PAYLOAD_LIMIT;
-    valid.then(|| Header {
+    valid.then_some(Header {
         seq,
         batch,
         hlc,

@@ -8,7 +8,7 @@ use crate::line::{Header, Payload};
 use crate::payload;
 use crate::recover::rescan;
 use crate::scan::{Event, Lines};
-use crate::segments::{Damage, Segment, Segments};
+use crate::segments::{Damage, STRIDE, Segment, Segments};
 
 /// A stored event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,7 +100,15 @@ impl Cursor {
                     }
                 }
             };
-            let result = match open.lines.event(&self.segments.origin).map_err(failed)? {
+            let event = open.lines.event(&self.segments.origin).map_err(failed)?;
+            if let Ok(event) = &event
+                && event.header.seq <= self.next
+                && event.header.seq.is_multiple_of(STRIDE)
+            {
+                // A sealed segment is not read when the log is opened; who comes by leaves marks.
+                open.segment.note(event.header.seq, event.offset);
+            }
+            let result = match event {
                 Ok(event) if event.header.seq < self.next => None,
                 Ok(event) if event.header.seq == self.next => {
                     Some(want(&event.header).then(|| record(&event)))

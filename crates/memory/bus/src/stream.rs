@@ -21,7 +21,7 @@ use crate::writer::{Expect, Outcome};
 const PAGE_EVENTS: usize = 256;
 
 /// Payload bytes after which an answer is sent, well under what gRPC takes.
-const PAGE_BYTES: usize = 1 << 20;
+const PAGE_BYTES: usize = 256 << 10;
 
 /// Messages of an append stream that are taken together when they are there already.
 const READY: usize = 256;

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use mirror_clock::Clock;
 use mirror_seal::Hash;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
@@ -24,7 +23,7 @@ const UNIT: usize = 64;
 const BATCH_BYTES: usize = 1 << 20;
 
 /// Longest time that the writer looks for more work before it sleeps: waking a thread costs about as much as a sync.
-const LOOK: Duration = Duration::from_micros(200);
+const LOOK: Duration = Duration::from_micros(300);
 
 /// What must hold for a group to be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -180,11 +179,28 @@ impl Writer {
         self.ready.notify_all();
     }
 
-    /// Returns what waits; looks for it for `look` before it sleeps. Nothing when the writer is to end.
-    pub(crate) fn take(&self, clock: &dyn Clock, look: Duration) -> Option<Vec<Group>> {
-        let until = clock.boot() + look.min(LOOK);
-        while self.waiting.load(Ordering::Acquire) == 0 && clock.boot() < until {
-            std::hint::spin_loop();
+    /// Returns what waits, or nothing when the writer is to end.
+    ///
+    /// Before it sleeps it looks for work for as long as the last sync took. If `gather` groups were answered together
+    /// last time, their callers are likely to come back together, so it waits half a sync for them to share the next one.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the look is bounded by real time, also where a test stops the clock"
+    )]
+    pub(crate) fn take(&self, look: Duration, gather: usize) -> Option<Vec<Group>> {
+        let look = look.min(LOOK);
+        let start = std::time::Instant::now();
+        let mut limit = look;
+        loop {
+            let waiting = self.waiting.load(Ordering::Acquire);
+            if waiting > 0 {
+                limit = limit.min(look / 2);
+            }
+            if (waiting > 0 && waiting >= gather) || start.elapsed() >= limit {
+                break;
+            }
+            // Not a spin: on a busy machine the callers need the core to come back.
+            std::thread::yield_now();
         }
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         while queue.groups.is_empty() {

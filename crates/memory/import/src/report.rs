@@ -77,7 +77,10 @@ impl Report {
 
     /// Returns the counts as one JSON object.
     pub(crate) fn counts(&self) -> Vec<u8> {
-        serde_json::to_vec(self).unwrap_or_default()
+        let mut counts = serde_json::to_value(self).unwrap_or_default();
+        let text = format!("took {} of {} rows from {} sessions", self.taken, self.rows, self.sessions);
+        counts["text"] = text.into();
+        counts.to_string().into_bytes()
     }
 }
 

@@ -146,7 +146,7 @@ impl Runner {
         }
         while let Some(part) = parts.pop() {
             let request = bus::AppendBatchRequest { events: events[part.clone()].to_vec(), expect: None };
-            let answer = call(self.wait, || {
+            let answer = hold(self.wait, || {
                 let (mut bus, request) = (self.bus.clone(), request.clone());
                 async move { bus.append_batch(request).await }
             })
@@ -184,7 +184,7 @@ impl Runner {
 
     /// Stores a blob unless it is there; returns whether it was stored now.
     async fn put(&self, blob: &Blob) -> Result<bool, Error> {
-        let known = call(self.wait, || {
+        let known = hold(self.wait, || {
             let (mut client, digest) = (self.blobs.clone(), blob.blake3.clone());
             async move { client.get_blob_info(blobs::GetBlobInfoRequest { digest }).await }
         })
@@ -195,7 +195,7 @@ impl Runner {
             Err(status) => return Err(Error::blobs(&status)),
         }
         let content = bytes::Bytes::copy_from_slice(&blob.bytes);
-        let stored = call(self.wait, || {
+        let stored = hold(self.wait, || {
             let (mut client, content, digest) = (self.blobs.clone(), content.clone(), blob.blake3.clone());
             let parts = (0..content.len()).step_by(BLOB_CHUNK).map(move |at| blobs::PutBlobRequest {
                 chunk: content.slice(at..content.len().min(at + BLOB_CHUNK)),
@@ -217,7 +217,7 @@ impl Runner {
     ) -> Result<Vec<Fate>, Error> {
         let asking = rows.iter().map(|read| {
             let id = read.row.id.clone();
-            call(self.wait, move || {
+            hold(self.wait, move || {
                 let (mut bus, id) = (self.bus.clone(), id.clone());
                 let by = Some(bus::get_event_request::By::Id(id));
                 async move { bus.get_event(bus::GetEventRequest { by }).await }
@@ -279,31 +279,6 @@ impl Runner {
             _ => Ok(()),
         }
     }
-}
-
-/// Calls until the peer answers, for at most `limit`.
-///
-/// A connection that ends under a call shows as an internal error of HTTP/2. No service of ours answers without a
-/// reason, and each call here is idempotent, so such a call is made again.
-async fn call<T, F, Fut>(limit: Duration, mut make: F) -> Result<T, Status>
-where
-    F: FnMut() -> Fut,
-    Fut: Future<Output = Result<T, Status>>,
-{
-    hold(limit, || {
-        let (first, second) = (make(), make());
-        async move {
-            match first.await {
-                Err(status)
-                    if status.code() == Code::Internal && Remote::from_status(&status).reason.is_empty() =>
-                {
-                    second.await
-                }
-                answer => answer,
-            }
-        }
-    })
-    .await
 }
 
 fn event(read: &ReadRow) -> bus::NewEvent {

@@ -27,7 +27,8 @@ const STAGE: Decl = Decl {
     max_in_flight: IN_FLIGHT,
     ..Decl::DEFAULT
 };
-pub(crate) static SERVICE: Service = Service { decl: &STAGE, build: |cx| Box::pin(build(cx)) };
+pub(crate) static SERVICE: Service =
+    Service { decl: &STAGE, build: |cx| Box::pin(async move { build(&cx) }) };
 
 const BACK_DECL: Decl = Decl {
     name: "back",
@@ -55,10 +56,10 @@ impl Default for Config {
     }
 }
 
-async fn build(cx: Context) -> Result<Built, StartError> {
+fn build(cx: &Context) -> Result<Built, StartError> {
     let _: Config = cx.config()?;
     let (channel, _) = cx.client("back")?;
-    let stage = Stage { cx, back: ChangelogServiceClient::new(channel) };
+    let stage = Stage { cx: cx.clone(), back: ChangelogServiceClient::new(channel) };
     Ok(Built::new()
         .serve(registry::registry_service_server::RegistryServiceServer::new(stage.clone()))
         .serve(import::import_service_server::ImportServiceServer::new(stage)))

@@ -6,10 +6,12 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt as _};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
 use mirror_bus::{Disk, LogFile};
@@ -19,11 +21,11 @@ const SECTOR: u64 = 512;
 
 /// Small numbers that a seed decides.
 #[derive(Debug, Clone)]
-pub struct Rng(pub u64);
+pub(crate) struct Rng(pub(crate) u64);
 
 impl Rng {
     /// Returns a number below `bound`.
-    pub fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -34,29 +36,34 @@ impl Rng {
 
 /// The folders of one simulated machine.
 #[derive(Debug, Clone)]
-pub struct World(PathBuf);
+pub(crate) struct World(PathBuf);
 
 impl World {
     /// Makes an empty machine.
-    pub fn new(root: &Path) -> Self {
+    pub(crate) fn new(root: &Path) -> Self {
         let world = Self(root.to_owned());
         for dir in [world.live(), world.part("cache"), world.part("synced"), world.part("names")] {
             mirror_paths::private_dir(&dir).unwrap();
         }
+        let key = mirror_seal::NodeKey::generate().unwrap().public();
+        let (origin, key) = (format!("{}.1", key.fingerprint()), key.to_hex());
+        let node = serde_json::json!({ "format": 1, "origin": origin, "public_key": key });
+        fs::write(world.live().join("node.json"), node.to_string() + "\n").unwrap();
+        world.settle();
         world
     }
 
     /// Takes over a machine that another process made.
-    pub fn at(root: &Path) -> Self {
+    pub(crate) fn at(root: &Path) -> Self {
         Self(root.to_owned())
     }
 
     /// Returns the bus folder as the process sees it.
-    pub fn live(&self) -> PathBuf {
+    pub(crate) fn live(&self) -> PathBuf {
         self.part("live")
     }
 
-    pub fn part(&self, name: &str) -> PathBuf {
+    pub(crate) fn part(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
@@ -89,7 +96,7 @@ impl World {
     }
 
     /// Cuts the power: what the process sees next is what the disk has, and a random part of what was under way.
-    pub fn power_cut(&self, rng: &mut Rng) {
+    pub(crate) fn power_cut(&self, rng: &mut Rng) {
         let after = self.part("after");
         let sector = if rng.below(2) == 0 { SECTOR } else { 4096 };
         let survival = [0, 20, 50, 95, 100][usize::try_from(rng.below(5)).unwrap()];
@@ -135,7 +142,7 @@ impl World {
     }
 
     /// Takes everything that the process sees for durable.
-    pub fn settle(&self) {
+    pub(crate) fn settle(&self) {
         for part in ["cache", "synced", "names"] {
             fs::remove_dir_all(self.part(part)).unwrap();
             mirror_paths::private_dir(&self.part(part)).unwrap();
@@ -159,7 +166,7 @@ impl World {
 }
 
 /// Copies a folder, if it is there.
-pub fn copy_tree(from: &Path, to: &Path) {
+pub(crate) fn copy_tree(from: &Path, to: &Path) {
     let Ok(entries) = fs::read_dir(from) else { return };
     mirror_paths::private_dir(to).unwrap();
     for entry in entries {
@@ -175,10 +182,10 @@ pub fn copy_tree(from: &Path, to: &Path) {
 
 /// The disk of a [`World`].
 #[derive(Debug, Clone)]
-pub struct PowerCutDisk {
+pub(crate) struct PowerCutDisk {
     world: World,
     /// Whether `sync_data` does what it says.
-    pub honest: bool,
+    honest: bool,
     cache: Arc<Cache>,
 }
 
@@ -187,16 +194,48 @@ struct Cache {
     /// Sectors on their way, by file.
     dirty: Mutex<HashMap<u64, BTreeSet<u64>>>,
     fail_sync: AtomicBool,
+    forget: AtomicBool,
+    operations: AtomicU64,
+    /// Where the process stops; 0 for never.
+    stop_at: AtomicU64,
+}
+
+impl Cache {
+    /// Counts an operation; returns whether the process is to stop in the middle of it.
+    fn is_last(&self) -> bool {
+        let stop_at = self.stop_at.load(SeqCst);
+        self.operations.fetch_add(1, SeqCst) >= stop_at && stop_at > 0
+    }
+
+    /// Tells the parent that the moment has come, and stands still until it kills.
+    fn stop(&self) -> ! {
+        let pipe: OwnedFd = io::stdin().as_fd().try_clone_to_owned().unwrap();
+        UnixStream::from(pipe).write_all(b"stopped\n").unwrap();
+        loop {
+            std::thread::park();
+        }
+    }
 }
 
 impl PowerCutDisk {
-    pub fn new(world: World) -> Self {
+    pub(crate) fn new(world: World) -> Self {
         Self { world, honest: true, cache: Arc::default() }
     }
 
-    /// Lets the next `sync_data` fail as Linux does: the error is told once, and the bytes are taken for clean.
-    pub fn fail_next_sync(&self) {
+    /// Returns a disk whose `sync_data` does nothing.
+    pub(crate) fn lying(world: World) -> Self {
+        Self { honest: false, ..Self::new(world) }
+    }
+
+    /// Stops the process in the middle of an operation, counted from 0; in the next one when that has no middle.
+    pub(crate) fn stop_at(&self, operation: u64) {
+        self.cache.stop_at.store(operation, SeqCst);
+    }
+
+    /// Lets the next `sync_data` fail; with `forget` as Linux does, which then takes the bytes for clean.
+    pub(crate) fn fail_next_sync(&self, forget: bool) {
         self.cache.fail_sync.store(true, SeqCst);
+        self.cache.forget.store(forget, SeqCst);
     }
 }
 
@@ -215,10 +254,14 @@ impl CutFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        let last = self.cache.is_last();
         let sectors = self.dirty(std::mem::take);
         let mut buf = [0; SECTOR as usize];
         // Backwards, so that a kill on the way leaves the end without the beginning.
-        for sector in sectors.iter().rev() {
+        for (i, sector) in sectors.iter().rev().enumerate() {
+            if last && i >= sectors.len() / 2 {
+                self.cache.stop();
+            }
             let n = self.seen.read_at(&mut buf, sector * SECTOR)?;
             FileExt::write_all_at(&self.disk, &buf[..n], sector * SECTOR)?;
         }
@@ -229,18 +272,27 @@ impl CutFile {
 impl LogFile for CutFile {
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.dirty(|d| d.extend(offset / SECTOR..(offset + bytes.len() as u64).div_ceil(SECTOR)));
+        if self.cache.is_last() {
+            FileExt::write_all_at(&self.seen, &bytes[..bytes.len() / 2], offset)?;
+            self.cache.stop();
+        }
         FileExt::write_all_at(&self.seen, bytes, offset)
     }
 
     fn sync_data(&self) -> io::Result<()> {
         if self.cache.fail_sync.swap(false, SeqCst) {
-            self.dirty(BTreeSet::clear);
+            if self.cache.forget.load(SeqCst) {
+                self.dirty(BTreeSet::clear);
+            }
             return Err(io::Error::from_raw_os_error(5));
         }
         if self.honest { self.sync() } else { Ok(()) }
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
+        if self.cache.is_last() {
+            self.cache.stop();
+        }
         self.seen.set_len(len)?;
         self.sync()
     }
@@ -248,7 +300,8 @@ impl LogFile for CutFile {
 
 impl Disk for PowerCutDisk {
     fn open(&self, path: &Path) -> io::Result<Box<dyn LogFile>> {
-        let open = |path: &Path| OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+        let open =
+            |path: &Path| OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
         let seen = open(path)?;
         let ino = seen.metadata()?.ino();
         let cached = self.world.part("cache").join(ino.to_string());
@@ -272,10 +325,17 @@ impl Disk for PowerCutDisk {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        fs::rename(from, to)
+        fs::rename(from, to)?;
+        if self.cache.is_last() {
+            self.cache.stop();
+        }
+        Ok(())
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        if self.cache.is_last() {
+            self.cache.stop();
+        }
         self.world.sync_names(dir)
     }
 

@@ -33,8 +33,24 @@ fn service_process() {
     }
 }
 
-fn serve(home: &Path) -> Child {
-    Command::new(std::env::current_exe().unwrap())
+/// A process that does not outlive the test.
+struct Served(Child);
+
+impl Served {
+    fn kill(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn serve(home: &Path) -> Served {
+    let child = Command::new(std::env::current_exe().unwrap())
         .args(["kill::service_process", "--exact", "--nocapture"])
         .env(CHILD, "1")
         .env("MIRROR_HOME", home)
@@ -42,7 +58,8 @@ fn serve(home: &Path) -> Child {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .unwrap()
+        .unwrap();
+    Served(child)
 }
 
 type Client = BusServiceClient<Channel>;
@@ -79,7 +96,15 @@ impl Producer {
     async fn append(&mut self, number: usize, mut client: Client, total: &AtomicU64) {
         loop {
             let request = pb::AppendRequest { event: Some(event(&id(number, self.next))), expect: None };
-            let Ok(answer) = client.append(request).await else { return };
+            let answer = match client.append(request).await {
+                Ok(answer) => answer,
+                // The streams have filled the queue; they leave room as the writer goes on.
+                Err(e) if e.code() == tonic::Code::ResourceExhausted => {
+                    tokio::task::yield_now().await;
+                    continue;
+                }
+                Err(_) => return,
+            };
             let ack = answer.into_inner().ack.unwrap();
             self.duplicates += u64::from(ack.duplicate);
             self.acked.insert(self.next, ack.seq);
@@ -128,9 +153,11 @@ async fn read_all(client: &mut Client) -> BTreeMap<String, u64> {
 }
 
 async fn ready(client: &mut Client) {
-    mirror_testkit::wait("the bus answers", async || match client.get_status(pb::GetStatusRequest {}).await {
-        Ok(_) => Ok(()),
-        Err(e) => Err(e.to_string()),
+    mirror_testkit::wait("the bus answers", async || {
+        match client.get_status(pb::GetStatusRequest {}).await {
+            Ok(_) => Ok(()),
+            Err(e) => Err(e.to_string()),
+        }
     })
     .await;
 }
@@ -140,7 +167,8 @@ async fn what_was_acknowledged_survives_sigkill_with_64_producers() {
     let temp = tempfile::Builder::new().prefix("mk").tempdir().unwrap();
     let home = temp.path().join("h");
     mirror_paths::private_dir(&home).unwrap();
-    std::fs::write(home.join("mirror.toml"), "[bus]\nsegment_first_kib = 64\nsegment_max_kib = 1024\n").unwrap();
+    std::fs::write(home.join("mirror.toml"), "[bus]\nsegment_first_kib = 64\nsegment_max_kib = 1024\n")
+        .unwrap();
     let mut producers: Vec<Producer> = (0..UNARY + STREAMS).map(|_| Producer::default()).collect();
     let mut rng = Rng(std::process::id().into());
     let total = AtomicU64::new(0);
@@ -176,8 +204,7 @@ async fn what_was_acknowledged_survives_sigkill_with_64_producers() {
                 n => Err(format!("{n} of {limit}")),
             })
             .await;
-            child.kill().unwrap();
-            child.wait().unwrap();
+            child.kill();
             dead.send_replace(true);
         };
         tokio::join!(futures::future::join_all(running), killing);
@@ -204,8 +231,7 @@ async fn what_was_acknowledged_survives_sigkill_with_64_producers() {
     }
     let after = read_all(&mut client).await;
     assert_eq!(after.len() as u64, before.len() as u64 + producers.len() as u64 - unknown_but_stored);
-    child.kill().unwrap();
-    child.wait().unwrap();
+    child.kill();
     let report = mirror_verify::verify(&home.join("bus"), &mut |_| {}).unwrap();
     assert!(report.severity() <= mirror_verify::Severity::TornTail, "{report:?}");
     let duplicates: u64 = producers.iter().map(|p| p.duplicates).sum();
