@@ -37,12 +37,16 @@ struct Fleet {
 
 impl Fleet {
     async fn start(user: Option<u32>) -> Self {
-        let temp = tempfile::Builder::new().prefix("m").tempdir().unwrap();
+        Self::start_at(tempfile::Builder::new().prefix("m").tempdir().unwrap(), user).await
+    }
+
+    /// Starts a fleet whose home is `p/h` in a folder.
+    async fn start_at(temp: tempfile::TempDir, user: Option<u32>) -> Self {
         // Where another user can run it, while the home beside it stays private.
         let binary = temp.path().join("mirror");
         fs::copy(env!("CARGO_BIN_EXE_mirror"), &binary).unwrap();
         let place = temp.path().join("p");
-        fs::create_dir(&place).unwrap();
+        fs::create_dir_all(&place).unwrap();
         if let Some(user) = user {
             chown(&place, Some(Uid::from_raw(user)), None).unwrap();
         }
@@ -121,6 +125,9 @@ impl Drop for Fleet {
             let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
         }
         let _ = self.up.wait();
+        // A volume that a test put there would keep the folder from being removed.
+        #[cfg(target_os = "linux")]
+        let _ = nix::mount::umount2(&self.temp.path().join("p"), nix::mount::MntFlags::MNT_DETACH);
     }
 }
 
@@ -324,6 +331,52 @@ async fn connections_are_bounded_and_a_service_comes_back_when_they_close() {
     })
     .await;
     assert!(fleet.refused("changelog") >= 70);
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_full_volume_refuses_appends_until_there_is_room_and_reading_goes_on() {
+    use nix::mount::{MsFlags, mount};
+    if !is_root("a small volume") {
+        return;
+    }
+    let temp = tempfile::Builder::new().prefix("m").tempdir().unwrap();
+    let volume = temp.path().join("p");
+    fs::create_dir(&volume).unwrap();
+    if mount(Some("none"), &volume, Some("tmpfs"), MsFlags::empty(), Some("size=64m")).is_err() {
+        eprintln!("SKIPPED: a small volume: mounts are not allowed here");
+        return;
+    }
+    let fleet = Fleet::start_at(temp, None).await;
+    fleet.text(&["append", "local.note", "before"]);
+
+    // Two in a hundred are kept in reserve.
+    let filler = volume.join("filler");
+    let free = nix::sys::statvfs::statvfs(&volume).unwrap();
+    let free = free.blocks_available() * free.fragment_size();
+    fs::write(&filler, vec![0; usize::try_from(free - (600 << 10)).unwrap()]).unwrap();
+    let append = || fleet.run(None, &["append", "local.note", "full"]);
+    wait("appends are refused", async || {
+        let output = append();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        if said.contains("BUS_DISK_RESERVE") && output.status.code() == Some(75) { Ok(()) } else { Err(said) }
+    })
+    .await;
+    let status: Value = serde_json::from_str(&fleet.text(&["call", "bus", "GetStatus", "--json"])).unwrap();
+    assert_eq!(status["writer"], "WRITER_DISK_RESERVE");
+    assert!(fleet.text(&["log", "--from", "1"]).contains("before"));
+
+    fs::remove_file(&filler).unwrap();
+    wait("appends are taken again", async || {
+        let output = append();
+        if output.status.success() {
+            Ok(())
+        } else {
+            Err(String::from_utf8_lossy(&output.stderr).into_owned())
+        }
+    })
+    .await;
+    fleet.text(&["bus", "verify"]);
 }
 
 #[cfg(target_os = "linux")]

@@ -116,11 +116,9 @@ fn ticks(pid: u32) -> anyhow::Result<u64> {
 pub(crate) fn idle(seconds: f64, mirror: Option<PathBuf>) -> anyhow::Result<()> {
     let quiet = Quiet::watch();
     let fleet = Fleet::start(mirror)?;
-    let declared = fleet.json(&["services", "--json"])?;
-    let ceiling = |name: &str| {
-        let rows = declared.as_array().or_else(|| declared["services"].as_array())?;
-        rows.iter().find(|r| r["name"] == name)?["memory_mb"].as_f64()
-    };
+    let declared = fleet.run(&["services", "--json"])?.stdout;
+    let declared: Vec<Value> = String::from_utf8(declared)?.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let ceiling = |name: &str| declared.iter().find(|r| r["name"] == name)?["memory_mb"].as_f64();
     // Past the start: allocators settle, the index stores what it gathered.
     std::thread::sleep(Duration::from_secs(3));
     let processes = fleet.processes()?;

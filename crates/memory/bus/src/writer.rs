@@ -181,22 +181,21 @@ impl Writer {
 
     /// Returns what waits, or nothing when the writer is to end.
     ///
-    /// Before it sleeps it looks for work for as long as the last sync took. If `gather` groups were answered together
-    /// last time, their callers are likely to come back together, so it waits half a sync for them to share the next one.
+    /// Before it sleeps it looks for work for as long as the last sync took. The callers of the `answered` groups of the
+    /// last sync are likely to come back, so it waits up to half a sync for them to share the next one with those that
+    /// wait already.
     #[expect(
         clippy::disallowed_methods,
         reason = "the look is bounded by real time, also where a test stops the clock"
     )]
-    pub(crate) fn take(&self, look: Duration, gather: usize) -> Option<Vec<Group>> {
+    pub(crate) fn take(&self, look: Duration, answered: usize) -> Option<Vec<Group>> {
         let look = look.min(LOOK);
         let start = std::time::Instant::now();
-        let mut limit = look;
+        let all = answered + self.waiting.load(Ordering::Acquire);
         loop {
             let waiting = self.waiting.load(Ordering::Acquire);
-            if waiting > 0 {
-                limit = limit.min(look / 2);
-            }
-            if (waiting > 0 && waiting >= gather) || start.elapsed() >= limit {
+            let limit = if waiting > 0 { look / 2 } else { look };
+            if (waiting > 0 && waiting >= all) || start.elapsed() >= limit {
                 break;
             }
             // Not a spin: on a busy machine the callers need the core to come back.

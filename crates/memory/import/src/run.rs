@@ -17,7 +17,7 @@ use mirror_errors::{Kind as ErrorKind, Remote, reject};
 use mirror_kit::Shutdown;
 use mirror_types::Model;
 use tokio::sync::mpsc;
-use tonic::{Code, Status};
+use tonic::Status;
 
 use crate::error::Error;
 use crate::quarantine::Folder;

@@ -1,42 +1,43 @@
-//! The methods.
+//! The gRPC methods: parse, call, render.
 
 use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::{Stream, TryStreamExt as _};
 use mirror_contract::mirror::registry::v1 as pb;
+use mirror_contract::mirror::registry::v1::registry_service_server::RegistryService;
 use mirror_errors::{Chain, Classify as _, reject};
-use mirror_kit::Context;
+use mirror_kit::Shutdown;
 use tonic::{Request, Response, Status};
 
-use crate::error::RegistryError;
+use crate::error::Error;
+use crate::follow::Hub;
 use crate::store::Store;
-use crate::watch::Hub;
 
 /// The service.
 #[derive(Debug)]
 pub(crate) struct Api {
     store: Arc<Store>,
     hub: Hub,
-    cx: Context,
+    shutdown: Shutdown,
 }
 
 impl Api {
-    pub(crate) fn new(store: Arc<Store>, hub: Hub, cx: Context) -> Self {
-        Self { store, hub, cx }
+    pub(crate) fn new(store: Arc<Store>, hub: Hub, shutdown: Shutdown) -> Self {
+        Self { store, hub, shutdown }
     }
 }
 
 /// Returns the status of an error; what the owner must mend is logged with its chain.
-fn answer(error: RegistryError) -> Status {
-    if matches!(error, RegistryError::Storage { .. }) {
+fn answer(error: Error) -> Status {
+    if matches!(error, Error::Storage { .. }) {
         tracing::warn!(reason = error.reason(), error = %Chain(&error), "a service cannot be looked at");
     }
     reject(error)
 }
 
 #[tonic::async_trait]
-impl pb::registry_service_server::RegistryService for Api {
+impl RegistryService for Api {
     type WatchServicesStream = Pin<Box<dyn Stream<Item = Result<pb::WatchServicesResponse, Status>> + Send>>;
 
     async fn list_services(
@@ -65,6 +66,6 @@ impl pb::registry_service_server::RegistryService for Api {
         let messages = records
             .map_ok(|record| pb::WatchServicesResponse { service: Some(record.into()) })
             .map_err(answer);
-        Ok(Response::new(Box::pin(self.cx.shutdown().end(messages))))
+        Ok(Response::new(Box::pin(self.shutdown.clone().end(messages))))
     }
 }

@@ -1,4 +1,4 @@
-//! Why a call fails.
+//! What the service answers with when it cannot do what was asked.
 
 use std::io;
 use std::path::PathBuf;
@@ -12,9 +12,9 @@ pub(crate) const REASONS: &[&str] = &["REGISTRY_SERVICE_UNKNOWN", "REGISTRY_STOR
 /// Most bytes of a caller's name that an answer repeats.
 const NAME_SHOWN: usize = 64;
 
-/// Why a call fails.
+/// Why a call was refused.
 #[derive(Debug, Clone, thiserror::Error)]
-pub(crate) enum RegistryError {
+pub(crate) enum Error {
     #[error("no service is called {0:?}; list the services for their names")]
     Unknown(String),
     #[error("cannot read {path:?}; mend its permissions, whether its service runs is unknown until then")]
@@ -25,14 +25,14 @@ pub(crate) enum RegistryError {
     },
 }
 
-impl RegistryError {
+impl Error {
     /// Returns the refusal of a name, which is repeated only in part when it is long.
     pub(crate) fn unknown(name: &str) -> Self {
         Self::Unknown(name.chars().take(NAME_SHOWN).collect())
     }
 }
 
-impl Classify for RegistryError {
+impl Classify for Error {
     fn kind(&self) -> Kind {
         match self {
             Self::Unknown(_) => Kind::NotFound,

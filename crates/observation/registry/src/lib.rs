@@ -1,14 +1,15 @@
-//! The registry: the catalogue joined with what the owner wants and with what runs.
+//! registry: Says which services exist, which should run, and which do.
 //!
 //! It refuses to guess: whether a service runs is read from its lease, and what it does from its own words in it.
-//! It changes nothing and calls nobody.
+//! It changes nothing and calls nobody, so that it answers when all else is away.
 //! Invariant: files are polled only while somebody watches, by one poller for all.
 
 mod api;
+mod config;
 mod error;
+mod follow;
 mod registry;
 mod store;
-mod watch;
 mod wire;
 
 use std::sync::Arc;
@@ -29,14 +30,14 @@ pub const DECL: Decl = Decl {
 };
 
 /// The service.
-pub static SERVICE: Service = Service { decl: &DECL, build: |cx| Box::pin(build(cx)) };
+pub static SERVICE: Service = Service { decl: &DECL, build: |cx| Box::pin(async move { build(&cx) }) };
 
-#[expect(clippy::unused_async, reason = "the kit awaits every build")]
-async fn build(cx: Context) -> Result<Built, StartError> {
-    let store =
-        store::Store::new(cx.home(), cx.catalogue()).map_err(|e| StartError::NotServing(e.to_string()))?;
-    let store = Arc::new(store);
+fn build(cx: &Context) -> Result<Built, StartError> {
+    let config = cx.config::<config::Config>()?.checked()?;
+    let store = store::Store::at(cx.home(), cx.catalogue());
+    let store = Arc::new(store.map_err(|e| StartError::NotServing(e.to_string()))?);
     let scanned = Arc::clone(&store);
-    let hub = watch::Hub::new(move || scanned.list(), cx.clock(), cx.tasks().clone(), cx.shutdown());
-    Ok(Built::new().serve(RegistryServiceServer::new(api::Api::new(store, hub, cx))))
+    let scan = move || scanned.list();
+    let hub = follow::Hub::new(scan, config.every(), cx.clock(), cx.tasks().clone(), cx.shutdown());
+    Ok(Built::new().serve(RegistryServiceServer::new(api::Api::new(store, hub, cx.shutdown()))))
 }

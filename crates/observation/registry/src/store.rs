@@ -8,7 +8,7 @@ use std::sync::Arc;
 use mirror_kit::{Decl, holder};
 use mirror_paths::{Home, PathError};
 
-use crate::error::RegistryError;
+use crate::error::Error;
 use crate::registry::{Record, Wish, join};
 
 /// Most bytes of a desired state that are read.
@@ -23,7 +23,7 @@ pub(crate) struct Store {
 
 impl Store {
     /// Returns the services of a catalogue, in order of tier and name.
-    pub(crate) fn new(home: &Home, catalogue: &[&'static Decl]) -> Result<Self, PathError> {
+    pub(crate) fn at(home: &Home, catalogue: &[&'static Decl]) -> Result<Self, PathError> {
         let mut services = catalogue
             .iter()
             .map(|decl| Ok((*decl, home.socket(decl.name)?)))
@@ -33,19 +33,19 @@ impl Store {
     }
 
     /// Returns how every service stands.
-    pub(crate) fn list(&self) -> Result<Vec<Record>, RegistryError> {
+    pub(crate) fn list(&self) -> Result<Vec<Record>, Error> {
         self.services.iter().map(|service| self.record(service)).collect()
     }
 
     /// Returns how one service stands.
-    pub(crate) fn get(&self, name: &str) -> Result<Record, RegistryError> {
+    pub(crate) fn get(&self, name: &str) -> Result<Record, Error> {
         let service = self.services.iter().find(|(decl, _)| decl.name == name);
-        self.record(service.ok_or_else(|| RegistryError::unknown(name))?)
+        self.record(service.ok_or_else(|| Error::unknown(name))?)
     }
 
-    fn record(&self, (decl, socket): &(&'static Decl, PathBuf)) -> Result<Record, RegistryError> {
+    fn record(&self, (decl, socket): &(&'static Decl, PathBuf)) -> Result<Record, Error> {
         let holder = holder(&self.home, decl.name)
-            .map_err(|e| RegistryError::Storage { path: self.home.lease(decl.name), source: Arc::new(e) })?;
+            .map_err(|e| Error::Storage { path: self.home.lease(decl.name), source: Arc::new(e) })?;
         let standing = join(decl.keep, self.wish(decl.name), holder);
         Ok(Record { decl, socket: socket.clone(), standing })
     }
@@ -78,7 +78,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let home = Home::at(temp.path().join("m")).unwrap();
         home.prepare().unwrap();
-        let store = Store::new(&home, &[&PEAR, &LOW, &APPLE]).unwrap();
+        let store = Store::at(&home, &[&PEAR, &LOW, &APPLE]).unwrap();
         (temp, home, store)
     }
 
@@ -196,6 +196,6 @@ mod tests {
     #[test]
     fn a_home_with_a_path_too_long_for_sockets_is_refused() {
         let home = Home::at(format!("/{}", "x".repeat(100))).unwrap();
-        assert!(Store::new(&home, &[&LOW]).is_err());
+        assert!(Store::at(&home, &[&LOW]).is_err());
     }
 }

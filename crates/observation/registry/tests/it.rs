@@ -1,12 +1,13 @@
-//! The service in a Sandbox, where no service holds a lease.
+//! The service as its callers see it, in a Sandbox where no service holds a lease.
 
 use std::time::Duration;
 
 use mirror_contract::mirror::registry::v1 as pb;
+use mirror_contract::mirror::registry::v1::registry_service_client::RegistryServiceClient;
 use mirror_errors::{Kind, Remote};
 use mirror_kit::{Away, Built, Channel, Decl, Need, Principal, Service};
+use mirror_registry::SERVICE;
 use mirror_testkit::{Node, Sandbox};
-use pb::registry_service_client::RegistryServiceClient;
 use tonic::{Status, Streaming};
 
 const APPLE: Decl = Decl {
@@ -21,9 +22,17 @@ static APPLE_SERVICE: Service = Service {
     build: |cx| Box::pin(async move { Ok(Built::new().on_drain(move || drop(cx))) }),
 };
 
+fn sandbox() -> Sandbox {
+    Sandbox::with(&[&APPLE_SERVICE, &SERVICE]).manual_clock()
+}
+
+fn client(node: &Node) -> RegistryServiceClient<Channel> {
+    RegistryServiceClient::new(node.channel("registry"))
+}
+
 async fn start() -> (Node, RegistryServiceClient<Channel>) {
-    let node = Sandbox::with(&[&APPLE_SERVICE, &mirror_registry::SERVICE]).manual_clock().start().await;
-    let client = RegistryServiceClient::new(node.channel("registry"));
+    let node = sandbox().start().await;
+    let client = client(&node);
     (node, client)
 }
 
@@ -125,15 +134,15 @@ async fn a_watcher_gets_all_services_and_then_the_changed_one() {
 
 #[tokio::test]
 async fn a_watch_ends_when_the_service_stops_and_can_be_opened_again() {
-    let (mut node, mut client) = start().await;
-    let mut stream = watch(&mut client).await;
+    let mut node = sandbox().start().await;
+    let mut stream = watch(&mut client(&node)).await;
     next(&node, &mut stream).await;
     next(&node, &mut stream).await;
     node.stop("registry").await;
     assert!(matches!(stream.message().await, Ok(None)));
 
     node.launch("registry").await;
-    let mut stream = watch(&mut RegistryServiceClient::new(node.channel("registry"))).await;
+    let mut stream = watch(&mut client(&node)).await;
     assert_eq!(next(&node, &mut stream).await.name, "registry");
     node.finish().await;
 }
@@ -152,5 +161,15 @@ async fn a_lease_that_cannot_be_read_is_an_error_and_not_a_guess() {
     refused(stream.message().await, Kind::Unavailable, "REGISTRY_STORAGE");
     std::fs::remove_file(&lease).unwrap();
     assert_eq!(client.list_services(pb::ListServicesRequest {}).await.unwrap().get_ref().services.len(), 2);
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn a_value_out_of_bounds_keeps_it_from_serving_and_it_says_why() {
+    let mut node = sandbox().config("[registry]\npoll_ms = 0\n").start().await;
+    node.expect_log("not serving");
+    let answer = client(&node).list_services(pb::ListServicesRequest {}).await;
+    let error = refused(answer, Kind::Unavailable, "KIT_NOT_SERVING");
+    assert!(error.message.contains("registry.poll_ms"), "{error}");
     node.finish().await;
 }

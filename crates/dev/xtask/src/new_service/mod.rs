@@ -39,7 +39,7 @@ pub struct Args {
     /// Its tier, 1 to 5; it calls only lower ones.
     #[arg(long)]
     pub tier: u8,
-    /// Services it may call; the template keeps its truth in the bus.
+    /// Services it may call. The bus is one of them: what is written folds its log.
     #[arg(long, value_delimiter = ',', default_value = "bus")]
     pub needs: Vec<String>,
     /// What it does: one sentence with a full stop, at most 120 bytes.
@@ -135,7 +135,11 @@ fn check(args: &Args, catalogue: &[&'static Decl]) -> Result<()> {
         sentence,
         "the summary must be one sentence with a full stop, at most 120 bytes, without quotes or @"
     );
-    ensure!(needs.iter().any(|n| n == "bus"), "needs must name bus: the template keeps its truth there");
+    ensure!(
+        needs.iter().any(|n| n == "bus"),
+        "needs must name bus, because what is written folds its log; for a service that follows something else, \
+         generate it with bus, then let follow.rs follow that and take the need out"
+    );
     for (i, need) in needs.iter().enumerate() {
         ensure!(!needs[..i].contains(need), "need {need:?} is given twice");
         match catalogue.iter().find(|d| d.name == need) {
@@ -266,6 +270,20 @@ mod tests {
     }
 
     #[test]
+    fn a_shipped_service_has_the_shape_that_is_written() {
+        let made = Args { group: "observation".to_owned(), noun: "registry".to_owned(), tier: 1, ..args() };
+        let root = crate::root().unwrap();
+        let files = template::fill(&made, &[]);
+        for (path, text) in files.iter().filter(|(path, _)| path.starts_with("crates")) {
+            let shipped =
+                fs::read_to_string(root.join(path)).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            for module in text.lines().filter(|line| line.starts_with("mod ")) {
+                assert!(shipped.lines().any(|line| line == module), "{module} in {}", path.display());
+            }
+        }
+    }
+
+    #[test]
     fn a_service_that_would_break_a_law_is_refused() {
         let refused = |change: &dyn Fn(&mut Args), part: &str| {
             let mut args = args();
@@ -281,6 +299,7 @@ mod tests {
         refused(&|a| a.tier = 0, "tier 0 calls nobody");
         refused(&|a| a.tier = 1, "calls only lower tiers");
         refused(&|a| a.needs = vec!["blobs".to_owned()], "must name bus");
+        refused(&|a| a.needs = vec![String::new()], "take the need out");
         refused(&|a| a.needs.push("bus".to_owned()), "given twice");
         refused(&|a| a.needs.push("nobody".to_owned()), "not in the catalogue");
         refused(&|a| a.summary = "No stop".to_owned(), "one sentence");

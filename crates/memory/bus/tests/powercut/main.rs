@@ -251,19 +251,18 @@ fn check_retry_after_a_lost_sync(forget: bool, more: bool, seed: u64) {
     assert_eq!(append(&engine, "a").unwrap(), 1);
     disk.fail_next_sync(forget);
     append(&engine, "b").unwrap_err();
-    engine.close();
+    drop(engine);
     let (engine, _) = open(Arc::new(disk.clone()));
     assert_eq!(append(&engine, "b").unwrap(), 2, "the event was read back, so its retry is acknowledged");
     if more {
         assert_eq!(append(&engine, "c").unwrap(), 3);
     }
-    engine.close();
+    drop(engine);
     world.power_cut(&mut Rng(seed));
     let (engine, found) = open(Arc::new(RealDisk));
     assert_eq!((engine.damage().as_str(), found.as_str()), ("", ""));
     let ids: Vec<String> = engine.all().unwrap().into_iter().map(|(id, _)| id).collect();
     assert_eq!(ids, if more { vec!["a", "b", "c"] } else { vec!["a", "b"] });
-    engine.close();
 }
 
 /// What a process that ended between write and sync leaves is in memory only; after a failed sync the system even takes

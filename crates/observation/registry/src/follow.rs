@@ -1,7 +1,8 @@
-//! One poller for all watchers, which runs only while there are any.
+//! Follows the leases: one poller for all watchers, and the only writer of what they see.
 //!
 //! There is no notice of a lock that goes with its process, so leases are polled; a scan of a catalogue costs less
-//! than a millisecond.
+//! than a millisecond. It refuses to poll for nobody.
+//! Invariant: views never go back, and a watcher that is slow skips states and misses no change.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -13,26 +14,25 @@ use mirror_clock::Clock;
 use mirror_kit::{Shutdown, Tasks};
 use tokio::sync::watch;
 
-use crate::error::RegistryError;
+use crate::error::Error;
 use crate::registry::Record;
 
-/// Time between two scans.
-const EVERY: Duration = Duration::from_millis(500);
-
 /// What the last scan saw.
-type View = Result<Arc<[Record]>, RegistryError>;
+type View = Result<Arc<[Record]>, Error>;
 
 /// Shares scans among watchers.
 #[derive(Clone)]
 pub(crate) struct Hub(Arc<Inner>);
 
 struct Inner {
-    scan: Arc<dyn Fn() -> Result<Vec<Record>, RegistryError> + Send + Sync>,
+    scan: Arc<dyn Fn() -> Result<Vec<Record>, Error> + Send + Sync>,
     latest: watch::Sender<View>,
     /// Held from the beginning of a scan until it is published, so that views never go back.
     scanning: tokio::sync::Mutex<()>,
     /// Whether the poller runs; also held while a watcher is added, so that none is missed when it ends.
     polling: Mutex<bool>,
+    /// Time between two scans.
+    every: Duration,
     clock: Arc<dyn Clock>,
     tasks: Tasks,
     shutdown: Shutdown,
@@ -47,7 +47,8 @@ impl fmt::Debug for Hub {
 impl Hub {
     /// Returns a hub without watchers.
     pub(crate) fn new(
-        scan: impl Fn() -> Result<Vec<Record>, RegistryError> + Send + Sync + 'static,
+        scan: impl Fn() -> Result<Vec<Record>, Error> + Send + Sync + 'static,
+        every: Duration,
         clock: Arc<dyn Clock>,
         tasks: Tasks,
         shutdown: Shutdown,
@@ -57,6 +58,7 @@ impl Hub {
             latest: watch::channel(Ok(Arc::from([]))).0,
             scanning: tokio::sync::Mutex::new(()),
             polling: Mutex::new(false),
+            every,
             clock,
             tasks,
             shutdown,
@@ -88,7 +90,7 @@ impl Hub {
     /// Returns every record once, and then each one again when it changes; an error ends it.
     pub(crate) async fn watch(
         &self,
-    ) -> Result<impl Stream<Item = Result<Record, RegistryError>> + Unpin + use<>, RegistryError> {
+    ) -> Result<impl Stream<Item = Result<Record, Error>> + Unpin + use<>, Error> {
         let receiver = self.subscribe();
         self.refresh().await?;
         Ok(changes(receiver))
@@ -105,7 +107,7 @@ impl Hub {
     }
 
     async fn poll(self) {
-        while self.0.shutdown.sleep(self.0.clock.as_ref(), EVERY).await {
+        while self.0.shutdown.sleep(self.0.clock.as_ref(), self.0.every).await {
             if self.is_unwatched() {
                 return;
             }
@@ -137,7 +139,7 @@ struct Watcher {
     ended: bool,
 }
 
-fn changes(mut receiver: watch::Receiver<View>) -> impl Stream<Item = Result<Record, RegistryError>> + Unpin {
+fn changes(mut receiver: watch::Receiver<View>) -> impl Stream<Item = Result<Record, Error>> + Unpin {
     receiver.mark_changed();
     let watcher = Watcher { receiver, told: Arc::from([]), pending: VecDeque::new(), ended: false };
     Box::pin(stream::unfold(watcher, |mut w| async move {
@@ -177,6 +179,8 @@ mod tests {
     use mirror_kit::Decl;
     use mirror_testkit::wait;
 
+    const EVERY: Duration = Duration::from_millis(500);
+
     const ONE: Decl = Decl { name: "one", summary: "Is first.", ..Decl::DEFAULT };
     const TWO: Decl = Decl { name: "two", summary: "Is second.", ..Decl::DEFAULT };
 
@@ -205,11 +209,11 @@ mod tests {
             let [one, two] = *seen.lock().unwrap();
             if one == "broken" {
                 let source = Arc::new(std::io::Error::other("broken"));
-                return Err(RegistryError::Storage { path: "one".into(), source });
+                return Err(Error::Storage { path: "one".into(), source });
             }
             Ok(vec![record(&ONE, one), record(&TWO, two)])
         };
-        let hub = Hub::new(scan, Arc::new(clock.clone()), Tasks::default(), shutdown);
+        let hub = Hub::new(scan, EVERY, Arc::new(clock.clone()), Tasks::default(), shutdown);
         Fixture { clock, hub, details, scans, _stop }
     }
 
@@ -233,7 +237,7 @@ mod tests {
         }
     }
 
-    async fn next(watcher: &mut (impl Stream<Item = Result<Record, RegistryError>> + Unpin)) -> String {
+    async fn next(watcher: &mut (impl Stream<Item = Result<Record, Error>> + Unpin)) -> String {
         let record = watcher.next().await.unwrap().unwrap();
         format!("{} {}", record.decl.name, record.standing.detail)
     }
@@ -266,6 +270,24 @@ mod tests {
         f.set(["3", "z"]);
         f.hub.refresh().await.unwrap();
         assert_eq!(next(&mut watcher).await, "two z");
+    }
+
+    #[tokio::test]
+    async fn a_scan_comes_no_sooner_than_the_configured_time() {
+        let f = fixture();
+        let _watcher = f.hub.watch().await.unwrap();
+        let (before, step) = (f.scans(), Duration::from_millis(100));
+        let mut waited = Duration::ZERO;
+        wait("the poller scans", async || {
+            if f.scans() > before {
+                return Ok(());
+            }
+            waited += step;
+            f.clock.advance(step);
+            Err(format!("{waited:?}"))
+        })
+        .await;
+        assert!(waited >= EVERY, "{waited:?}");
     }
 
     #[tokio::test]
