@@ -5,9 +5,11 @@ Usage: syncs.py MIRROR. Starts a bus of its own under strace, appends 20 events 
 system calls: every write to a segment is followed by fdatasync on the same descriptor before the next write to it, and there
 are at least as many syncs as acknowledged appends.
 """
+import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -36,8 +38,10 @@ def main(mirror):
         for _ in range(APPENDS - 1):
             subprocess.run(append, env=env, check=True, capture_output=True)
     finally:
-        bus.terminate()
-        bus.wait()
+        # strace itself does not pass a signal on; the traced process ends, and strace with it.
+        with open(os.path.join(home, "run", "bus.lease")) as lease:
+            os.kill(json.load(lease)["pid"], signal.SIGTERM)
+        bus.wait(timeout=30)
     line = re.compile(r"(pwrite64|fdatasync)\((\d+)<([^>]*)>")
     done = re.compile(r"<\.\.\. (pwrite64|fdatasync) resumed>")
     dirty, writes, syncs, wrong = False, 0, 0, 0

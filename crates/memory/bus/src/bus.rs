@@ -19,7 +19,7 @@ use crate::event::{NewEvent, Prepared, key_of};
 use crate::log::{Log, Recovery, WriteError};
 use crate::reader::{Cursor, Record};
 use crate::segments::Segments;
-use crate::store::{Entry, Index, Store, StoreError, folders};
+use crate::store::{Entry, Fatal, Index, Store, StoreError, folders};
 use crate::writer::{Ack, Expect, Head, Outcome, Writer};
 
 /// Why the bus could not be opened.
@@ -69,8 +69,9 @@ impl Bus {
         config: &Config,
         disk: Arc<dyn Disk>,
         clock: Arc<dyn Clock>,
-        poisoned: impl Fn(String) + Send + 'static,
+        fatal: impl Fn(String) + Send + Sync + 'static,
     ) -> Result<(Self, Recovery), OpenError> {
+        let fatal: Fatal = Arc::new(fatal);
         let lock = lock(bus)?;
         let (dir, aside) = folders(bus);
         let mut store = Store::open(&dir, &aside)?;
@@ -94,7 +95,7 @@ impl Bus {
             store = Store::open(&dir, &aside)?;
         }
         let segments = log.segments();
-        let index = Arc::new(Index::new(&store, config.index_lag_limit));
+        let index = Arc::new(Index::new(&store, config.index_lag_limit, Arc::clone(&fatal)));
         let mut threads = Vec::new();
         let behind = store.upto() + 1;
         let follower = Arc::clone(&index);
@@ -109,7 +110,7 @@ impl Bus {
             disk,
             clock,
             reserve: Box::new(move |total| reserve.reserve(total)),
-            poisoned: Box::new(poisoned),
+            poisoned: Box::new(move |why| fatal(format!("a write to the log failed: {why}"))),
         };
         threads.push(mirror_kit::spawn_thread("bus-writer", move || engine.run())?);
         let bus = Self {

@@ -69,8 +69,8 @@ async fn build_on(cx: Context, disk: Arc<dyn Disk>) -> Result<Built, StartError>
     let (home, origin, clock) = (cx.home().clone(), cx.node().origin.clone(), cx.clock());
     let fatal = cx.clone();
     let opened = tokio::task::spawn_blocking(move || {
-        let poisoned = move |why| fatal.fatal(format!("a write to the log failed: {why}"));
-        Bus::open(&home.bus(), &origin, &config, disk, clock, poisoned)
+        let fatal = move |why| fatal.fatal(why);
+        Bus::open(&home.bus(), &origin, &config, disk, clock, fatal)
     });
     let opened = opened.await.map_err(|e| StartError::failed("open the log", e))?;
     let (bus, recovery) = opened.map_err(|e| StartError::failed("open the log", e))?;

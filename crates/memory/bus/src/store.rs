@@ -15,6 +15,9 @@ const FOLD: u64 = 1;
 
 const META: &[u8] = b"m";
 
+/// Name of the file that says that the index is to be set aside.
+const BROKEN: &str = "broken";
+
 /// How long the index gathers events before it stores them, and how many it does not wait for.
 const PAUSE: Duration = Duration::from_millis(50);
 const GATHER: usize = 8_192;
@@ -36,6 +39,8 @@ pub(crate) enum StoreError {
     Panicked,
     #[error("the index is of another form")]
     Form,
+    #[error("the index was found damaged while it was used")]
+    Broken,
     #[error("the index could not be set aside: {0}")]
     Aside(#[from] std::io::Error),
 }
@@ -43,6 +48,7 @@ pub(crate) enum StoreError {
 #[derive(Debug)]
 pub(crate) struct Store {
     db: sled::Db,
+    dir: PathBuf,
     upto: u64,
 }
 
@@ -71,6 +77,9 @@ impl Store {
     }
 
     fn try_open(dir: &Path) -> Result<Self, StoreError> {
+        if dir.join(BROKEN).exists() {
+            return Err(StoreError::Broken);
+        }
         let config = sled::Config::new().path(dir).cache_capacity(1 << 20).flush_every_ms(Some(1000));
         // sled may panic on damaged files.
         let opened =
@@ -89,7 +98,7 @@ impl Store {
                         }
                     }
                 };
-                Ok(Self { db, upto })
+                Ok(Self { db, dir: dir.to_owned(), upto })
             }));
         opened.unwrap_or(Err(StoreError::Panicked))
     }
@@ -146,22 +155,35 @@ struct Pending {
 }
 
 /// The index with its tail in memory; shared by the writer, the thread that follows, and readers.
-#[derive(Debug)]
 pub(crate) struct Index {
     db: sled::Db,
     pending: Mutex<Pending>,
     changed: Condvar,
     limit: u64,
+    dir: PathBuf,
+    /// Ends the process.
+    fatal: Fatal,
+}
+
+/// Ends the process, and says why.
+pub(crate) type Fatal = Arc<dyn Fn(String) + Send + Sync>;
+
+impl std::fmt::Debug for Index {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Index").field("dir", &self.dir).finish_non_exhaustive()
+    }
 }
 
 impl Index {
-    pub(crate) fn new(store: &Store, limit: u64) -> Self {
+    pub(crate) fn new(store: &Store, limit: u64, fatal: Fatal) -> Self {
         let pending = Pending { upto: store.upto, head: store.upto, ..Pending::default() };
         Self {
             db: store.db.clone(),
             pending: Mutex::new(pending),
             changed: Condvar::new(),
             limit: limit.max(1),
+            dir: store.dir.clone(),
+            fatal,
         }
     }
 
@@ -169,12 +191,36 @@ impl Index {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Asks the index, which may find only now that its files are damaged, or panic over them.
+    fn ask<T>(&self, run: impl FnOnce(&sled::Db) -> Result<T, sled::Error>) -> Result<T, StoreError> {
+        let asked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&self.db)));
+        let error = match asked {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(e)) => StoreError::Sled(e),
+            Err(_) => StoreError::Panicked,
+        };
+        self.give_up(&error);
+        Err(error)
+    }
+
+    /// Ends the process when the index is damaged; the next one rebuilds it.
+    fn give_up(&self, error: &StoreError) {
+        if matches!(error, StoreError::Sled(sled::Error::Io(_))) {
+            // A full or failing disk is no better after a start.
+            return;
+        }
+        if let Err(e) = std::fs::write(self.dir.join(BROKEN), b"") {
+            tracing::warn!(error = %e, "the damaged index could not be marked");
+        }
+        (self.fatal)(format!("the index is damaged and will be rebuilt: {error}"));
+    }
+
     /// Returns the event with an id. A key is a hash, so the caller compares the ids.
     pub(crate) fn seq_of_id(&self, key: &[u8; 16]) -> Result<Option<u64>, StoreError> {
         if let Some(seq) = self.lock().ids.get(key) {
             return Ok(Some(*seq));
         }
-        Ok(sequence(self.db.get(id_key(key))?))
+        Ok(sequence(self.ask(|db| db.get(id_key(key)))?))
     }
 
     /// Returns the last event of a subject, 0 when there is none.
@@ -182,7 +228,7 @@ impl Index {
         if let Some(seq) = self.lock().subjects.get(subject) {
             return Ok(*seq);
         }
-        Ok(sequence(self.db.get(subject_key(subject))?).unwrap_or(0))
+        Ok(sequence(self.ask(|db| db.get(subject_key(subject)))?).unwrap_or(0))
     }
 
     /// Returns subjects after a name, in order.
@@ -201,18 +247,21 @@ impl Index {
         let mut stored = 0;
         let mut start = subject_key(after);
         start.push(0);
-        for row in self.db.range(start..b"t".to_vec()) {
-            let (key, value) = row?;
-            let Ok(name) = std::str::from_utf8(&key[1..]) else { continue };
-            if !want(name) {
-                continue;
+        self.ask(|db| {
+            for row in db.range(start..b"t".to_vec()) {
+                let (key, value) = row?;
+                let Ok(name) = std::str::from_utf8(&key[1..]) else { continue };
+                if !want(name) {
+                    continue;
+                }
+                found.entry(name.to_owned()).or_insert(sequence(Some(value)).unwrap_or(0));
+                stored += 1;
+                if stored > limit {
+                    break;
+                }
             }
-            found.entry(name.to_owned()).or_insert(sequence(Some(value)).unwrap_or(0));
-            stored += 1;
-            if stored > limit {
-                break;
-            }
-        }
+            Ok(())
+        })?;
         Ok(found.into_iter().take(limit).collect())
     }
 
@@ -272,12 +321,17 @@ impl Index {
                 }
                 std::mem::take(&mut pending.queue)
             };
-            let applied = batch.chunks(16_384).try_for_each(|chunk| store.apply(chunk));
+            let applied = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                batch.chunks(16_384).try_for_each(|chunk| store.apply(chunk))
+            }));
+            let applied = applied.unwrap_or(Err(StoreError::Panicked));
             let mut pending = self.lock();
             if let Err(e) = applied {
                 tracing::error!(error = %e, "the index stopped; ids and expectations stay exact from memory");
                 pending.failed = true;
                 self.changed.notify_all();
+                drop(pending);
+                self.give_up(&e);
                 break;
             }
             let upto = store.upto;
@@ -320,7 +374,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let (dir, aside) = folders(temp.path());
         let store = Store::open(&dir, &aside).unwrap();
-        let index = Arc::new(Index::new(&store, 10));
+        let index = Arc::new(Index::new(&store, 10, Arc::new(|_| {})));
         index.push(vec![entry(1, Some(1), "a.b"), entry(2, None, "a.c")]);
         assert_eq!(index.seq_of_id(&[1; 16]).unwrap(), Some(1));
         assert_eq!(index.state().0, 0);

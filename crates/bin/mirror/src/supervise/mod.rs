@@ -273,7 +273,7 @@ impl Show<'_> {
             ("see what runs", command("status")),
             (
                 "look with any gRPC client",
-                format!("grpcurl -plaintext -unix -authority localhost {socket} list"),
+                format!("grpcurl -plaintext -authority localhost unix://{socket} list"),
             ),
         ]
     }

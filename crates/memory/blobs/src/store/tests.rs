@@ -1,3 +1,5 @@
+//! Tests of the store.
+
 use std::os::unix::fs::PermissionsExt as _;
 
 use mirror_errors::Classify as _;

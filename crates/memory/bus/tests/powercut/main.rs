@@ -2,6 +2,8 @@
 //!
 //! `MIRROR_TEST_ROUNDS` multiplies the rounds for a long run.
 
+#![expect(clippy::unwrap_used, reason = "a failed helper is a failed test")]
+
 mod disk;
 mod kill;
 
@@ -252,7 +254,7 @@ fn check_retry_after_a_lost_sync(forget: bool, more: bool, seed: u64) {
     disk.fail_next_sync(forget);
     append(&engine, "b").unwrap_err();
     drop(engine);
-    let (engine, _) = open(Arc::new(disk.clone()));
+    let (engine, _) = open(Arc::new(disk));
     assert_eq!(append(&engine, "b").unwrap(), 2, "the event was read back, so its retry is acknowledged");
     if more {
         assert_eq!(append(&engine, "c").unwrap(), 3);

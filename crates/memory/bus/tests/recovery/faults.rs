@@ -230,7 +230,7 @@ fn below_the_reserve_only_the_bus_itself_writes() {
     }
     let now = std::fs::read_dir(place.segment(1).parent().unwrap()).unwrap().count();
     assert_eq!(now, segments, "what is refused takes nothing from the reserve");
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let subject = Subject::parse("bus.note").unwrap();
     let head = engine.state().0;
     for n in 1..=6 {

