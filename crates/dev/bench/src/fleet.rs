@@ -117,7 +117,8 @@ pub(crate) fn idle(seconds: f64, mirror: Option<PathBuf>) -> anyhow::Result<()> 
     let quiet = Quiet::watch();
     let fleet = Fleet::start(mirror)?;
     let declared = fleet.run(&["services", "--json"])?.stdout;
-    let declared: Vec<Value> = String::from_utf8(declared)?.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let declared: Vec<Value> =
+        String::from_utf8(declared)?.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     let ceiling = |name: &str| declared.iter().find(|r| r["name"] == name)?["memory_mb"].as_f64();
     // Past the start: allocators settle, the index stores what it gathered.
     std::thread::sleep(Duration::from_secs(3));

@@ -1,5 +1,7 @@
 //! The bus as a service: what it stores, what it refuses, and what it does while it is read.
 
+#![expect(clippy::unwrap_used, reason = "a test reports by panicking")]
+
 use std::time::Duration;
 
 use futures::StreamExt as _;

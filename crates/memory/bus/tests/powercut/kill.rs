@@ -20,8 +20,8 @@ use crate::rounds;
 const CHILD: &str = "MIRROR_KILL_CHILD";
 
 /// Producers that append one by one, and such that stream.
-const UNARY: usize = 56;
-const STREAMS: usize = 8;
+const UNARY: usize = 60;
+const STREAMS: usize = 4;
 
 static APP: App = App { build: "test", services: &[&mirror_bus::SERVICE] };
 
@@ -176,7 +176,7 @@ async fn what_was_acknowledged_survives_sigkill_with_64_producers() {
         let mut child = serve(&home);
         let client = connect(&home);
         ready(&mut client.clone()).await;
-        let limit = total.load(Relaxed) + 1 + rng.below(1_500);
+        let limit = total.load(Relaxed) + 1 + rng.below(500);
         let (dead, died) = watch::channel(false);
         let running = producers.iter_mut().enumerate().map(|(number, producer)| {
             // A connection each for some, a shared one for the others.
