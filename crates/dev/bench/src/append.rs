@@ -35,7 +35,7 @@ pub(crate) fn run(rounds: usize, seconds: f64, dir: Option<PathBuf>) -> anyhow::
         std::fs::create_dir_all(&home)?;
         let record = record(&home)?;
         let raw = raw(&home, &record, span)?;
-        let (one, _) = engine(&home, "one", 1, span)?;
+        let one = thread(&home, span)?;
         let (sixty_four, syncs) = engine(&home, "many", 64, span)?;
         ones.push(one / raw);
         many.push(sixty_four / raw);
@@ -111,7 +111,23 @@ fn raw(home: &Path, record: &[u8], span: Duration) -> anyhow::Result<f64> {
     Ok(n as f64 / start.elapsed().as_secs_f64())
 }
 
-/// Appends from several producers, each waiting for its acknowledgement. Returns the rate and the syncs.
+/// Appends from one thread that waits for each acknowledgement. Returns the rate.
+fn thread(home: &Path, span: Duration) -> anyhow::Result<f64> {
+    let engine = open(home, "one")?;
+    let subject = Subject::parse("local.bench")?;
+    let payload = payload();
+    let mut n = 0_u64;
+    let start = Instant::now();
+    while start.elapsed() < span {
+        engine.append_blocking(&subject, payload.clone())?;
+        n += 1;
+    }
+    let rate = n as f64 / start.elapsed().as_secs_f64();
+    engine.close();
+    Ok(rate)
+}
+
+/// Appends from several producers, tasks on one executor, each waiting for its acknowledgement. Returns the rate and the syncs.
 fn engine(home: &Path, name: &str, producers: usize, span: Duration) -> anyhow::Result<(f64, u64)> {
     let engine = open(home, name)?;
     let subject = Subject::parse("local.bench")?;

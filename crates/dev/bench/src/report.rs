@@ -15,7 +15,7 @@ const SECTIONS: &[Section] = &[
     Section {
         title: "Durable appends in this process",
         text: "Each round writes and syncs the bytes of one event with a 256-byte payload to a file that was filled before (raw), \
-               then lets 1 and 64 producers append the same event and wait for its acknowledgement. \
+               then lets 1 producer (a thread) and 64 (tasks on one executor) append the same event and wait for its acknowledgement. \
                Bars: 0.7 of raw for 1 producer, 20 times raw for 64.",
         args: &["append", "--rounds", "7", "--seconds", "2"],
     },

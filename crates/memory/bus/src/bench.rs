@@ -67,6 +67,23 @@ impl Engine {
         Ok(acks.first().map_or(0, |ack| ack.seq))
     }
 
+    /// Appends one event from a plain thread: looks for the answer for a moment, as the writer looks for work, then sleeps.
+    #[expect(clippy::disallowed_methods, reason = "the look is bounded by real time")]
+    pub fn append_blocking(&self, subject: &Subject, payload: Bytes) -> Result<u64, BusError> {
+        const LOOK: std::time::Duration = std::time::Duration::from_millis(1);
+        let event = Prepared::new(NewEvent::json(subject.clone(), payload), "local")?;
+        let mut answer = self.0.writer.offer(vec![event], Expect::Nothing, true)?;
+        let start = std::time::Instant::now();
+        let acks = loop {
+            match answer.try_recv() {
+                Ok(outcome) => break crate::bus::settle(Ok(outcome))?,
+                Err(_) if start.elapsed() < LOOK => std::thread::yield_now(),
+                Err(_) => break crate::bus::settle(answer.blocking_recv())?,
+            }
+        };
+        Ok(acks.first().map_or(0, |ack| ack.seq))
+    }
+
     /// Appends a record of the bus's own, which may use the disk reserve. Returns its sequence.
     pub async fn record(&self, subject: &Subject, payload: Bytes) -> Result<u64, BusError> {
         let acks = self.0.record(NewEvent::json(subject.clone(), payload)).await?;

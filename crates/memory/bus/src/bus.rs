@@ -236,7 +236,7 @@ fn record(log: &mut Log, found: &Recovery, wall_ms: u64) -> Result<(), OpenError
     })
 }
 
-fn settle(outcome: Result<Outcome, oneshot::error::RecvError>) -> Result<Vec<Ack>, BusError> {
+pub(crate) fn settle(outcome: Result<Outcome, oneshot::error::RecvError>) -> Result<Vec<Ack>, BusError> {
     // A writer that went away without an answer may have written.
     let outcome = outcome.map_err(|_| BusError::OutcomeUnknown)?;
     match outcome.error {

@@ -113,10 +113,10 @@ impl Producer {
         }
     }
 
-    /// Streams groups of three; what is not acknowledged is sent again in the next round.
+    /// Streams a hundred groups of three; what is not acknowledged is sent again in the next round.
     async fn stream(&mut self, number: usize, mut client: Client, total: &AtomicU64) {
         let from = self.next;
-        let messages = (0..).map(move |group: u64| {
+        let messages = (0..100).map(move |group: u64| {
             let events = (0..3).map(|n| event(&id(number, from + group * 3 + n))).collect();
             pb::AppendStreamRequest { events }
         });
