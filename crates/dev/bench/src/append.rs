@@ -1,6 +1,6 @@
 //! Durable appends in this process.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +14,9 @@ use mirror_bus::{Config, RealDisk};
 use mirror_types::{Origin, Subject};
 
 use crate::machine::{Quiet, describe, median};
+
+/// Size of the files, all filled before the clock starts.
+const SEGMENT: u64 = 256 << 20;
 
 /// A payload of 256 bytes that is JSON.
 fn payload() -> Bytes {
@@ -29,14 +32,17 @@ pub(crate) fn run(rounds: usize, seconds: f64, dir: Option<PathBuf>) -> anyhow::
     println!("|---|---|---|---|---|---|---|---|");
     let (mut ones, mut many, mut quiet_all) = (Vec::new(), Vec::new(), true);
     for round in 1..=rounds {
-        let quiet = Quiet::watch();
-        quiet_all &= quiet.ok();
+        // Removed at the end: the file system's work for a large removal would fall into the next round.
         let home = root.join(format!("round-{round}"));
         std::fs::create_dir_all(&home)?;
         let record = record(&home)?;
-        let raw = raw(&home, &record, span)?;
-        let one = thread(&home, span)?;
-        let (sixty_four, syncs) = engine(&home, "many", 64, span)?;
+        // All files are filled first, so that no measurement pays for the filling of the next one.
+        let (file, one, many_producers) = (filled(&home)?, open(&home, "one")?, open(&home, "many")?);
+        let quiet = Quiet::watch();
+        quiet_all &= quiet.ok();
+        let raw = raw(&file, &record, span)?;
+        let one = thread(&one, span)?;
+        let (sixty_four, syncs) = tasks(&many_producers, 64, span)?;
         ones.push(one / raw);
         many.push(sixty_four / raw);
         println!(
@@ -45,7 +51,9 @@ pub(crate) fn run(rounds: usize, seconds: f64, dir: Option<PathBuf>) -> anyhow::
             sixty_four / raw,
             quiet.note()
         );
-        std::fs::remove_dir_all(&home)?;
+    }
+    for round in 1..=rounds {
+        std::fs::remove_dir_all(root.join(format!("round-{round}")))?;
     }
     let verdict = if quiet_all { "" } else { " (not measured: the machine was busy in at least one round)" };
     println!(
@@ -64,7 +72,8 @@ fn open(home: &Path, name: &str) -> anyhow::Result<Engine> {
         std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))?;
     }
     // One large segment, filled before the clock starts, as the raw file is.
-    let config = Config { segment_first_kib: 512 << 10, segment_max_kib: 512 << 10, ..Config::default() };
+    let config =
+        Config { segment_first_kib: SEGMENT >> 10, segment_max_kib: SEGMENT >> 10, ..Config::default() };
     let origin = Origin::parse("0123456789abcdef.1").context("the origin is valid")?;
     let (engine, _) = Engine::open(&bus, &origin, &config, Arc::new(RealDisk))
         .map_err(|e| anyhow::anyhow!("open the bus: {e}"))?;
@@ -87,16 +96,20 @@ fn record(home: &Path) -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Writes and syncs the same bytes in a file that was filled before.
-fn raw(home: &Path, record: &[u8], span: Duration) -> anyhow::Result<f64> {
+/// Returns a file filled with newlines, as a segment is.
+fn filled(home: &Path) -> anyhow::Result<File> {
     let path = home.join("raw");
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
     let fill = vec![b'\n'; 1 << 20];
-    let size = 64_u64 << 20;
-    for at in 0..64 {
+    for at in 0..SEGMENT >> 20 {
         file.write_all_at(&fill, at << 20)?;
     }
     file.sync_all()?;
+    Ok(file)
+}
+
+/// Writes and syncs the same bytes in a file that was filled before.
+fn raw(file: &File, record: &[u8], span: Duration) -> anyhow::Result<f64> {
     let (mut n, mut offset) = (0_u64, 0_u64);
     let start = Instant::now();
     while start.elapsed() < span {
@@ -104,7 +117,7 @@ fn raw(home: &Path, record: &[u8], span: Duration) -> anyhow::Result<f64> {
         file.sync_data()?;
         n += 1;
         offset += record.len() as u64;
-        if offset + record.len() as u64 > size {
+        if offset + record.len() as u64 > SEGMENT {
             offset = 0;
         }
     }
@@ -112,8 +125,7 @@ fn raw(home: &Path, record: &[u8], span: Duration) -> anyhow::Result<f64> {
 }
 
 /// Appends from one thread that waits for each acknowledgement. Returns the rate.
-fn thread(home: &Path, span: Duration) -> anyhow::Result<f64> {
-    let engine = open(home, "one")?;
+fn thread(engine: &Engine, span: Duration) -> anyhow::Result<f64> {
     let subject = Subject::parse("local.bench")?;
     let payload = payload();
     let mut n = 0_u64;
@@ -128,8 +140,7 @@ fn thread(home: &Path, span: Duration) -> anyhow::Result<f64> {
 }
 
 /// Appends from several producers, tasks on one executor, each waiting for its acknowledgement. Returns the rate and the syncs.
-fn engine(home: &Path, name: &str, producers: usize, span: Duration) -> anyhow::Result<(f64, u64)> {
-    let engine = open(home, name)?;
+fn tasks(engine: &Engine, producers: usize, span: Duration) -> anyhow::Result<(f64, u64)> {
     let subject = Subject::parse("local.bench")?;
     let (done, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -17,7 +17,7 @@ const SECTIONS: &[Section] = &[
         text: "Each round writes and syncs the bytes of one event with a 256-byte payload to a file that was filled before (raw), \
                then lets 1 producer (a thread) and 64 (tasks on one executor) append the same event and wait for its acknowledgement. \
                Bars: 0.7 of raw for 1 producer, 20 times raw for 64.",
-        args: &["append", "--rounds", "7", "--seconds", "2"],
+        args: &["append", "--rounds", "7", "--seconds", "1.5"],
     },
     Section {
         title: "One producer streaming over the socket",
@@ -28,22 +28,22 @@ const SECTIONS: &[Section] = &[
     Section {
         title: "The same, 64 events in a message",
         text: "",
-        args: &["stream", "--seconds", "20", "--per-message", "64"],
+        args: &["stream", "--seconds", "10", "--per-message", "64"],
     },
     Section {
         title: "The same, 64 events in a message, each with an id of the caller's",
         text: "Every id is looked up before, and indexed after; the stream waits when the index falls 200,000 events behind.",
-        args: &["stream", "--seconds", "20", "--per-message", "64", "--ids"],
+        args: &["stream", "--seconds", "10", "--per-message", "64", "--ids"],
     },
     Section {
         title: "Unary appends over the socket",
         text: "One durable acknowledgement for each call; the window is the number of calls in flight on one connection.",
-        args: &["unary", "--seconds", "5"],
+        args: &["unary", "--seconds", "3"],
     },
     Section {
         title: "The idle fleet",
         text: "All services of the catalogue under `mirror up`. Memory is the proportional set size.",
-        args: &["idle", "--seconds", "60"],
+        args: &["idle", "--seconds", "30"],
     },
 ];
 
