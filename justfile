@@ -45,9 +45,10 @@ look SERVICE:
 call SERVICE METHOD JSON='{}':
     cargo run -q --release -- call {{SERVICE}} {{METHOD}} '{{JSON}}'
 
-# Measures; docs/BENCHMARKS.md says what and how.
+# Measures; docs/BENCHMARKS.md says what and how: just bench append, just bench report
 bench *ARGS:
-    cargo bench --workspace {{ARGS}}
+    cargo build --release -p mirror -p mirror-bench
+    cargo run --release -q -p mirror-bench -- {{ARGS}}
 
 # Writes a complete new service: just new memory shelf --tier 1 --summary "Keeps short texts."
 new GROUP NOUN *ARGS:
