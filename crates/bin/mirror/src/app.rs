@@ -12,8 +12,14 @@ pub static APP: App = App {
         &mirror_blobs::SERVICE,
         &mirror_bus::SERVICE,
         &mirror_changelog::SERVICE,
+        &mirror_halt::SERVICE,
         &mirror_import::SERVICE,
+        &mirror_notify::SERVICE,
+        &mirror_pulse::SERVICE,
         &mirror_registry::SERVICE,
+        &mirror_remedy::SERVICE,
+        &mirror_schedule::SERVICE,
+        &mirror_witness::SERVICE,
     ],
 };
 

@@ -48,6 +48,18 @@ pub const TABLE: &[(&str, &[PrincipalKind])] = &[
     // An import reads any file of the owner's, so an agent must not start one.
     ("import.run", &[Local, Owner]),
     ("registry.read", &[Local, Service, Agent, Owner]),
+    ("schedule.put", &[Local, Service, Agent, Owner]),
+    ("schedule.read", &[Local, Service, Agent, Owner]),
+    ("notify.put", &[Local, Service, Agent, Owner]),
+    ("notify.read", &[Local, Service, Agent, Owner]),
+    ("witness.put", &[Local, Service, Agent, Owner]),
+    ("witness.read", &[Local, Service, Agent, Owner]),
+    ("halt.put", &[Local, Service, Agent, Owner]),
+    ("halt.read", &[Local, Service, Agent, Owner]),
+    ("remedy.put", &[Local, Service, Agent, Owner]),
+    ("remedy.read", &[Local, Service, Agent, Owner]),
+    ("pulse.put", &[Local, Service, Agent, Owner]),
+    ("pulse.read", &[Local, Service, Agent, Owner]),
 ];
 
 /// Returns whether a principal holds a scope.

@@ -1,0 +1,48 @@
+//! witness: Has the head of the log signed each minute, and verifies the log in the background.
+//!
+//! It refuses names and texts beyond their bounds, and a change that the bus did not record.
+//! Invariant: the entries are a fold over the events under `witness`; deleted, they are rebuilt to the same.
+
+mod api;
+mod config;
+mod error;
+mod follow;
+mod store;
+mod wire;
+mod witness;
+
+use mirror_contract::mirror::bus::v1::bus_service_client::BusServiceClient;
+use mirror_contract::mirror::witness::v1::witness_service_server::WitnessServiceServer;
+use mirror_kit::{Away, Built, Context, Decl, Need, Primitive, Service, StartError};
+use tokio::sync::watch;
+
+/// The declaration.
+pub const DECL: Decl = Decl {
+    name: "witness",
+    summary: "Has the head of the log signed each minute, and verifies the log in the background.",
+    primitive: Primitive::Memory,
+    tier: 1,
+    needs: &[Need { service: "bus", away: Away::Hold }],
+    serves: &["mirror.witness.v1.WitnessService"],
+    subjects: &["witness"],
+    reasons: error::REASONS,
+    ..Decl::DEFAULT
+};
+
+/// The service.
+pub static SERVICE: Service = Service { decl: &DECL, build: |cx| Box::pin(async move { build(&cx) }) };
+
+fn build(cx: &Context) -> Result<Built, StartError> {
+    let config = cx.config::<config::Config>()?.checked()?;
+    let (channel, _) = cx.client("bus")?;
+    let bus = BusServiceClient::new(channel);
+    let store = store::Store::at(&cx.state_dir()?);
+    let fold = watch::Sender::new(store.load());
+    cx.tasks().spawn(follow::follow(cx.clone(), fold.clone(), store.clone(), bus.clone()));
+    let api = api::Api::new(fold.clone(), bus, config);
+    Ok(Built::new().serve(WitnessServiceServer::new(api)).on_drain(move || {
+        if let Err(error) = store.save(&fold.borrow()) {
+            tracing::warn!(%error, "the snapshot was not saved; the next start reads more of the log");
+        }
+    }))
+}
