@@ -66,6 +66,21 @@ pub struct ServiceSpec {
 
 include!(concat!(env!("OUT_DIR"), "/methods.rs"));
 
+/// Returns a wall time in milliseconds since 1970 as the contract writes it.
+pub fn timestamp(ms: u64) -> prost_types::Timestamp {
+    prost_types::Timestamp {
+        seconds: i64::try_from(ms / 1000).unwrap_or(i64::MAX),
+        // Below a thousand million.
+        nanos: i32::try_from(ms % 1000 * 1_000_000).unwrap_or_default(),
+    }
+}
+
+/// Returns a wall time of the contract in milliseconds since 1970, or nothing when it lies before that or is malformed.
+pub fn millis(timestamp: &prost_types::Timestamp) -> Option<u64> {
+    let nanos = u64::try_from(timestamp.nanos).ok().filter(|n| *n < 1_000_000_000)?;
+    u64::try_from(timestamp.seconds).ok()?.checked_mul(1000)?.checked_add(nanos / 1_000_000)
+}
+
 /// Returns the spec of a request path.
 pub fn method(path: &str) -> Option<&'static MethodSpec> {
     METHODS.binary_search_by(|m| m.path.cmp(path)).ok().map(|i| &METHODS[i])

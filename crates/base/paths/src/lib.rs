@@ -102,6 +102,7 @@ impl Home {
             self.state_root(),
             self.run(),
             self.fleet(),
+            self.agents(),
             self.bin(),
             self.log(),
             self.trash(),
@@ -167,6 +168,16 @@ impl Home {
         self.run().join("fleet")
     }
 
+    /// Returns the folder of the property lists that `mirror up` interprets.
+    pub fn agents(&self) -> PathBuf {
+        self.root.join("agents")
+    }
+
+    /// Returns the file that says which layout the home has.
+    pub fn layout(&self) -> PathBuf {
+        self.root.join("layout")
+    }
+
     /// Returns the lease of a service: locked by the process that serves, with its state as JSON.
     pub fn lease(&self, service: &str) -> PathBuf {
         self.run().join(format!("{service}.lease"))
@@ -207,10 +218,14 @@ impl Home {
 /// Makes `dir` with mode 0700, or checks that it is so.
 pub fn private_dir(dir: &Path) -> Result<(), PathError> {
     let io = |source| PathError::Io { path: dir.to_owned(), source };
-    match fs::DirBuilder::new().recursive(true).mode(0o700).create(dir) {
-        Ok(()) => {}
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(e) => return Err(io(e)),
+    if !dir.exists() {
+        match fs::DirBuilder::new().recursive(true).mode(0o700).create(dir) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(io(e)),
+        }
+        // Where the parent cannot be synced, as in a folder of somebody else's, there is nothing to lose yet.
+        let _ = dir.parent().map(sync_dir);
     }
     let meta = fs::metadata(dir).map_err(io)?;
     let uid = nix::unistd::geteuid().as_raw();

@@ -48,6 +48,16 @@ impl Envelope {
         serde_json::to_string(self).unwrap_or_default()
     }
 
+    /// Returns the bytes without looking at any signature; nothing that they claim may be believed.
+    pub fn peek(&self) -> Option<Vec<u8>> {
+        BASE64.decode(&self.payload).ok()
+    }
+
+    /// Returns the type that the envelope names.
+    pub fn payload_type(&self) -> &str {
+        &self.payload_type
+    }
+
     /// Returns the signed bytes if one signature is by `key` and the type is `payload_type`.
     pub fn open(&self, key: PublicKey, payload_type: &str) -> Result<Vec<u8>, SealError> {
         if self.payload_type != payload_type {

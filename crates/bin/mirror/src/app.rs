@@ -1,5 +1,7 @@
 //! The catalogue of this binary.
 
+use std::sync::OnceLock;
+
 use mirror_kit::App;
 
 /// Version and source revision.
@@ -12,16 +14,23 @@ pub static APP: App = App {
         &mirror_blobs::SERVICE,
         &mirror_bus::SERVICE,
         &mirror_changelog::SERVICE,
-        &mirror_halt::SERVICE,
         &mirror_import::SERVICE,
-        &mirror_notify::SERVICE,
-        &mirror_pulse::SERVICE,
         &mirror_registry::SERVICE,
-        &mirror_remedy::SERVICE,
-        &mirror_schedule::SERVICE,
-        &mirror_witness::SERVICE,
     ],
+    jobs: &[],
 };
+
+static CHOSEN: OnceLock<&'static App> = OnceLock::new();
+
+/// Makes this process run another catalogue than [`APP`]; the first choice stands.
+pub(crate) fn choose(app: &'static App) {
+    let _ = CHOSEN.set(app);
+}
+
+/// Returns the catalogue that this process runs.
+pub(crate) fn app() -> &'static App {
+    CHOSEN.get().copied().unwrap_or(&APP)
+}
 
 #[cfg(test)]
 mod tests {

@@ -20,4 +20,4 @@ pub use app::{APP, BUILD};
 pub use args::command;
 pub use failure::REASONS;
 pub use reference::reference;
-pub use run::main;
+pub use run::{main, main_with};

@@ -7,8 +7,9 @@ use std::process::ExitCode;
 
 use clap::FromArgMatches as _;
 use clap::error::ErrorKind;
+use mirror_kit::App;
 
-use crate::app::APP;
+use crate::app::{app, choose};
 use crate::args::{Cli, Command, ServeWhat};
 use crate::cmd;
 use crate::ctx::Ctx;
@@ -24,6 +25,12 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Runs the process as [`main`] does, with another catalogue: how a test runs a fleet of its own.
+pub fn main_with(catalogue: &'static App) -> ExitCode {
+    choose(catalogue);
+    main()
+}
+
 /// Returns the part after `mirror-` of the name that the process was started by.
 fn link_name(args: &[OsString]) -> Option<String> {
     let name = Path::new(args.first()?).file_name().and_then(OsStr::to_str)?;
@@ -31,7 +38,7 @@ fn link_name(args: &[OsString]) -> Option<String> {
 }
 
 fn serve_link(name: &str, has_arguments: bool) -> ExitCode {
-    let Some(service) = APP.service(name) else {
+    let Some(service) = app().service(name) else {
         say(&format!("mirror-{name}: this binary holds no service of that name; it holds {}", names()));
         return ExitCode::from(EXIT_USAGE);
     };
@@ -39,7 +46,7 @@ fn serve_link(name: &str, has_arguments: bool) -> ExitCode {
         say(&format!("mirror-{name}: takes no arguments; it reads MIRROR_HOME and its table of mirror.toml"));
         return ExitCode::from(EXIT_USAGE);
     }
-    mirror_kit::main(&APP, service)
+    mirror_kit::main(app(), service)
 }
 
 fn command_line(args: &[OsString]) -> ExitCode {
@@ -117,7 +124,7 @@ fn block_on(future: impl Future<Output = Result<(), Failure>>) -> Result<(), Fai
 /// Becomes a service, by way of a link name, so that it looks the same in a process list however it was started.
 fn serve(ctx: &Ctx, what: &ServeWhat) -> Result<(), Failure> {
     let name = &what.service;
-    if APP.service(name).is_none() {
+    if app().service(name).is_none() {
         return Err(Failure::service_unknown(name, &names()));
     }
     let home = ctx.home()?;
@@ -129,7 +136,7 @@ fn serve(ctx: &Ctx, what: &ServeWhat) -> Result<(), Failure> {
 }
 
 fn names() -> String {
-    APP.services.iter().map(|s| s.decl.name).collect::<Vec<_>>().join(", ")
+    app().services.iter().map(|s| s.decl.name).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

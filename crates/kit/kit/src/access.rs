@@ -48,18 +48,30 @@ pub const TABLE: &[(&str, &[PrincipalKind])] = &[
     // An import reads any file of the owner's, so an agent must not start one.
     ("import.run", &[Local, Owner]),
     ("registry.read", &[Local, Service, Agent, Owner]),
-    ("schedule.put", &[Local, Service, Agent, Owner]),
-    ("schedule.read", &[Local, Service, Agent, Owner]),
-    ("notify.put", &[Local, Service, Agent, Owner]),
-    ("notify.read", &[Local, Service, Agent, Owner]),
-    ("witness.put", &[Local, Service, Agent, Owner]),
+    ("supervisor.read", &[Local, Service, Agent, Owner]),
+    ("supervisor.control", &[Local, Service, Owner]),
+    // Who may have which type signed is a second table, the keeper's own.
+    ("keeper.sign", &[Service]),
+    ("keeper.read", &[Local, Service, Agent, Owner]),
+    // The proof is in the request.
+    ("keeper.rotate", &[Local, Owner]),
     ("witness.read", &[Local, Service, Agent, Owner]),
-    ("halt.put", &[Local, Service, Agent, Owner]),
+    ("witness.run", &[Local, Service, Owner]),
+    ("schedule.read", &[Local, Service, Agent, Owner]),
+    ("schedule.put", &[Local, Service, Owner]),
+    ("schedule.work", &[Local, Service, Owner]),
     ("halt.read", &[Local, Service, Agent, Owner]),
-    ("remedy.put", &[Local, Service, Agent, Owner]),
+    // Anybody may stop everything.
+    ("halt.engage", &[Local, Service, Agent, Owner]),
+    // The proof is in the request.
+    ("halt.release", &[Local, Owner]),
+    ("notify.read", &[Local, Service, Agent, Owner]),
+    ("notify.put", &[Local, Service, Owner]),
     ("remedy.read", &[Local, Service, Agent, Owner]),
-    ("pulse.put", &[Local, Service, Agent, Owner]),
+    ("remedy.run", &[Local, Service, Owner]),
     ("pulse.read", &[Local, Service, Agent, Owner]),
+    ("pulse.run", &[Local, Service, Owner]),
+    ("pulse.maintain", &[Local, Owner]),
 ];
 
 /// Returns whether a principal holds a scope.

@@ -91,7 +91,7 @@ impl pb::kit_service_server::KitService for KitApi {
             detail,
             build: self.info.build.clone(),
             pid: self.info.pid,
-            started: Some(timestamp(self.info.started_ms)),
+            started: Some(mirror_contract::timestamp(self.info.started_ms)),
             config_warnings: self.warnings.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }))
     }
@@ -101,12 +101,5 @@ impl pb::kit_service_server::KitService for KitApi {
         _: tonic::Request<pb::GetMetricsRequest>,
     ) -> Result<tonic::Response<pb::GetMetricsResponse>, tonic::Status> {
         Ok(tonic::Response::new(pb::GetMetricsResponse { text: self.shared.metrics.render() }))
-    }
-}
-
-fn timestamp(ms: u64) -> prost_types::Timestamp {
-    prost_types::Timestamp {
-        seconds: i64::try_from(ms / 1000).unwrap_or(i64::MAX),
-        nanos: i32::try_from(ms % 1000).unwrap_or_default() * 1_000_000,
     }
 }

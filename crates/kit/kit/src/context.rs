@@ -13,7 +13,7 @@ use tonic::server::NamedService;
 use tonic::service::{Routes, RoutesBuilder};
 
 use crate::config::{Config, ConfigError, load};
-use crate::decl::{Away, Decl};
+use crate::decl::{Away, Decl, JobDecl};
 use crate::home::Node;
 use crate::report::Refusal;
 use crate::run::Env;
@@ -122,6 +122,29 @@ impl Context {
             StartError::failed("make a client", format!("{name} does not declare that it needs {service}"))
         })?;
         Ok((channel(Arc::clone(&self.env.dial), service), need.away))
+    }
+
+    /// Returns a channel on which any service may be asked for its health and its state.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError::Failed`] when the declaration does not say that the service observes.
+    pub fn observe(&self, service: &str) -> Result<Channel, StartError> {
+        if !self.decl.observes {
+            let name = self.decl.name;
+            return Err(StartError::failed("observe", format!("{name} does not declare that it observes")));
+        }
+        Ok(channel(Arc::clone(&self.env.dial), service))
+    }
+
+    /// Returns what the process that runs the service gave it, if it is of this type.
+    pub fn given<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
+        Arc::clone(self.env.given.as_ref()?).downcast().ok()
+    }
+
+    /// Returns the declared jobs.
+    pub fn jobs(&self) -> &[&'static JobDecl] {
+        &self.env.jobs
     }
 
     /// Returns the service's state, for it to report a part that it cannot do.

@@ -37,6 +37,10 @@ pub struct Decl {
     pub threads: usize,
     /// Code identity it ships in.
     pub binary: Binary,
+    /// Whether it may ask every service of any tier how it is; it may call nothing else of theirs.
+    pub observes: bool,
+    /// Longest time from its start to its first state other than starting, in seconds.
+    pub startup_secs: u32,
 }
 
 impl Decl {
@@ -56,6 +60,8 @@ impl Decl {
         max_in_flight: 256,
         threads: 1,
         binary: Binary::Mirror,
+        observes: false,
+        startup_secs: 60,
     };
 
     /// Returns the launchd label and systemd unit name.
@@ -201,6 +207,66 @@ impl Binary {
             Self::Models => "mirror-models",
         }
     }
+}
+
+/// The declaration of a job: a process that runs at its times and ends by itself.
+#[derive(Debug, Clone, Copy)]
+pub struct JobDecl {
+    /// Name; the label is `dev.mirrordna.job.<name>`.
+    pub name: &'static str,
+    /// What it does, one sentence.
+    pub summary: &'static str,
+    /// When it runs.
+    pub when: When,
+    /// Longest run, in seconds.
+    pub limit_secs: u32,
+}
+
+impl JobDecl {
+    /// Returns its name among the agents: `job.<name>`.
+    pub fn agent(&self) -> String {
+        format!("job.{}", self.name)
+    }
+
+    /// Returns the launchd label.
+    pub fn label(&self) -> String {
+        format!("dev.mirrordna.{}", self.agent())
+    }
+}
+
+/// When a job runs, in the machine's time zone; launchd runs one that was slept through once after waking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// Every so many seconds while the machine is awake.
+    Every {
+        /// Seconds.
+        secs: u32,
+    },
+    /// Once a day.
+    Daily {
+        /// Hour, 0 to 23.
+        hour: u8,
+        /// Minute, 0 to 59.
+        minute: u8,
+    },
+    /// Once a week.
+    Weekly {
+        /// Day, 0 (Sunday) to 6.
+        weekday: u8,
+        /// Hour, 0 to 23.
+        hour: u8,
+        /// Minute, 0 to 59.
+        minute: u8,
+    },
+    /// Once a month.
+    Monthly {
+        /// Day, 1 to 28.
+        day: u8,
+        /// Hour, 0 to 23.
+        hour: u8,
+        /// Minute, 0 to 59.
+        minute: u8,
+    },
 }
 
 /// What a build function returns.

@@ -1,11 +1,12 @@
 //! The halt state, as every service sees it.
 //!
-//! `halt/state` is a signed envelope with an epoch. Missing, unreadable, badly signed or older than one seen before
-//! means halted: whoever removes the file stops the system instead of freeing it.
+//! `halt/state` is an envelope with an epoch. Engaging needs no proof, so anything in it but a trusted release means
+//! halted: a file that is missing, unreadable, badly signed, or older than `halt/seen`, the highest epoch that was
+//! seen. Whoever removes or replaces the files stops the system instead of freeing it.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,78 +18,190 @@ use serde::{Deserialize, Serialize};
 /// Type of the envelope in `halt/state`.
 pub const HALT_TYPE: &str = "application/vnd.mirrordna.halt.v1+json";
 
-/// How long a reading of the file may be used.
+/// Type of the envelope in `halt/keys`, which the device key signs.
+pub const HALT_KEYS_TYPE: &str = "application/vnd.mirrordna.halt-keys.v1+json";
+
+/// How long a reading of the files may be used.
 const FRESH: Duration = Duration::from_millis(100);
 
+/// What `halt/state` says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct HaltState {
-    pub(crate) epoch: u64,
-    pub(crate) engaged: bool,
+pub struct HaltStatement {
+    /// Grows with each engagement and each release.
+    pub epoch: u64,
+    /// Whether effects are refused.
+    pub engaged: bool,
+    /// Why, one line.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// Since when, in milliseconds since 1970; 0 where that is not known.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub since_ms: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for this signature")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+/// What `halt/keys` says: whose signatures are believed besides that of the device key.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseKeys {
+    /// The keys.
+    pub keys: Vec<ReleaseKey>,
+}
+
+/// A key that may sign the halt state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseKey {
+    /// `recovery` or `device` may release; `keeper` may only engage.
+    pub kind: String,
+    /// Public half, 64 hex digits.
+    pub public_key: String,
+}
+
+/// The halt state as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HaltView {
+    /// Why effects are refused; nothing when they are not.
+    pub halted: Option<String>,
+    /// The statement, where there is one that can be read, trusted or not.
+    pub statement: Option<HaltStatement>,
+    /// Whether the statement is signed by a key that may say this.
+    pub trusted: bool,
+    /// Highest epoch that was seen.
+    pub seen: u64,
 }
 
 /// A cached view of the halt state.
 #[derive(Debug)]
 pub struct Halt {
-    path: PathBuf,
+    dir: PathBuf,
     key: Option<PublicKey>,
     clock: Arc<dyn Clock>,
-    seen: Mutex<Seen>,
+    cached: Mutex<Cached>,
 }
 
+type Stamp = [Option<(u64, i64, i64)>; 3];
+
 #[derive(Debug, Default)]
-struct Seen {
+struct Cached {
     at: Option<Duration>,
-    stamp: Option<(u64, i64, i64)>,
-    halted: Option<String>,
+    stamp: Option<Stamp>,
+    view: Option<HaltView>,
+    /// Highest trusted epoch that this process has seen.
     epoch: u64,
 }
 
 impl Halt {
-    /// Returns the view of a home whose state must be signed by `key`.
+    /// Returns the view of a home whose device key is `key`.
     pub fn new(home: &Home, key: Option<PublicKey>, clock: Arc<dyn Clock>) -> Self {
-        Self { path: home.halt().join("state"), key, clock, seen: Mutex::default() }
+        Self { dir: home.halt(), key, clock, cached: Mutex::default() }
     }
 
-    /// Returns why effects are refused now, or nothing when they are not.
+    /// Returns why effects are refused now, or nothing when they are not; at most 100 ms old.
     pub fn reason(&self) -> Option<String> {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.clock.boot();
-        if seen.at.is_some_and(|at| now.saturating_sub(at) < FRESH) {
-            return seen.halted.clone();
+        if cached.at.is_none_or(|at| now.saturating_sub(at) >= FRESH) {
+            self.refresh(&mut cached);
+            cached.at = Some(now);
         }
-        let stamp = fs::metadata(&self.path).ok().map(|m| (m.ino(), m.mtime(), m.mtime_nsec()));
-        if stamp.is_none() || stamp != seen.stamp {
-            let (halted, epoch) = self.read(seen.epoch);
-            seen.halted = halted;
-            seen.epoch = epoch;
-            seen.stamp = stamp;
-        }
-        seen.at = Some(now);
-        seen.halted.clone()
+        cached.view.as_ref().and_then(|view| view.halted.clone())
     }
 
-    fn read(&self, known: u64) -> (Option<String>, u64) {
-        let state = fs::read(&self.path)
-            .map_err(|e| format!("halt/state cannot be read: {e}"))
-            .and_then(|bytes| {
-                let key = self.key.ok_or_else(|| "this home has no node key; run: mirror init".to_owned())?;
-                Envelope::from_json(&bytes)
-                    .and_then(|envelope| envelope.open(key, HALT_TYPE))
-                    .map_err(|e| format!("halt/state is not trusted: {e}"))
-            })
-            .and_then(|payload| {
-                serde_json::from_slice::<HaltState>(&payload)
-                    .map_err(|e| format!("halt/state is malformed: {e}"))
-            });
-        match state {
-            Err(why) => (Some(why), known),
-            Ok(state) if state.epoch < known => {
-                (Some(format!("halt/state is of epoch {}, and epoch {known} was seen", state.epoch)), known)
+    /// Returns the state as it is now.
+    pub fn view(&self) -> HaltView {
+        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        cached.stamp = None;
+        self.refresh(&mut cached)
+    }
+
+    fn refresh(&self, cached: &mut Cached) -> HaltView {
+        let stamp = ["state", "seen", "keys"].map(|name| stamp(&self.dir.join(name)));
+        match &cached.view {
+            // A file that is missing is looked for each time.
+            Some(view) if cached.stamp == Some(stamp) && stamp[0].is_some() => view.clone(),
+            _ => {
+                let view = self.read(cached.epoch);
+                cached.epoch = cached.epoch.max(view.seen);
+                if let Some(statement) = view.statement.as_ref().filter(|_| view.trusted) {
+                    cached.epoch = cached.epoch.max(statement.epoch);
+                }
+                cached.stamp = Some(stamp);
+                cached.view = Some(view.clone());
+                view
             }
-            Ok(state) if state.engaged => (Some("the owner engaged the halt".to_owned()), state.epoch),
-            Ok(state) => (None, state.epoch),
         }
     }
+
+    fn read(&self, known: u64) -> HaltView {
+        let floor = fs::read_to_string(self.dir.join("seen"))
+            .map_err(|e| format!("halt/seen cannot be read: {e}"))
+            .and_then(|text| text.trim().parse::<u64>().map_err(|e| format!("halt/seen is malformed: {e}")));
+        let seen = known.max(floor.as_ref().copied().unwrap_or(0));
+        let refused = |why: String| HaltView { halted: Some(why), statement: None, trusted: false, seen };
+        let Some(key) = self.key else {
+            return refused("this home has no device key; run: mirror init".to_owned());
+        };
+        let envelope = match fs::read(self.dir.join("state")) {
+            Err(e) => return refused(format!("halt/state cannot be read: {e}")),
+            Ok(bytes) => match Envelope::from_json(&bytes) {
+                Err(e) => return refused(format!("halt/state is not trusted: {e}")),
+                Ok(envelope) => envelope,
+            },
+        };
+        let claim = envelope.peek().and_then(|bytes| serde_json::from_slice::<HaltStatement>(&bytes).ok());
+        let trusted = claim.as_ref().is_some_and(|claim| self.is_trusted(&envelope, claim, key));
+        let halted = match (&claim, floor) {
+            (None, _) => Some("halt/state is malformed".to_owned()),
+            (Some(claim), _) if claim.engaged && claim.reason.is_empty() => {
+                Some("the halt is engaged".to_owned())
+            }
+            (Some(claim), _) if claim.engaged => Some(format!("the halt is engaged: {}", claim.reason)),
+            _ if !trusted => {
+                Some("halt/state is not trusted: no key that may release has signed it".to_owned())
+            }
+            (_, Err(why)) => Some(why),
+            (Some(claim), Ok(_)) if claim.epoch < seen => {
+                Some(format!("halt/state is of epoch {}, and epoch {seen} was seen", claim.epoch))
+            }
+            _ => None,
+        };
+        HaltView { halted, statement: claim, trusted, seen }
+    }
+
+    /// Returns whether a key has signed the statement that may make it. The device key frees a home once, when it is
+    /// made; after that only a key that the machine does not hold does.
+    fn is_trusted(&self, envelope: &Envelope, claim: &HaltStatement, key: PublicKey) -> bool {
+        let by = |key| envelope.open(key, HALT_TYPE).is_ok();
+        if (claim.engaged || claim.epoch == 0) && by(key) {
+            return true;
+        }
+        self.release_keys(key).keys.iter().any(|k| {
+            let may = claim.engaged || matches!(k.kind.as_str(), "recovery" | "device");
+            may && PublicKey::from_hex(&k.public_key).is_ok_and(by)
+        })
+    }
+
+    /// Returns the keys of `halt/keys`; none when the file is missing or the device key did not sign it.
+    fn release_keys(&self, key: PublicKey) -> ReleaseKeys {
+        fs::read(self.dir.join("keys"))
+            .ok()
+            .and_then(|bytes| Envelope::from_json(&bytes).ok()?.open(key, HALT_KEYS_TYPE).ok())
+            .and_then(|payload| serde_json::from_slice(&payload).ok())
+            .unwrap_or_default()
+    }
+
+    /// Returns whether a key exists that can release the halt.
+    pub fn is_releasable(&self) -> bool {
+        let keys = self.key.map(|key| self.release_keys(key)).unwrap_or_default();
+        keys.keys.iter().any(|k| matches!(k.kind.as_str(), "recovery" | "device"))
+    }
+}
+
+fn stamp(path: &Path) -> Option<(u64, i64, i64)> {
+    fs::metadata(path).ok().map(|m| (m.ino(), m.mtime(), m.mtime_nsec()))
 }
 
 #[cfg(test)]
@@ -117,9 +230,14 @@ mod tests {
 
     impl Fixture {
         fn put(&self, key: &NodeKey, epoch: u64, engaged: bool) {
-            let payload = serde_json::to_vec(&HaltState { epoch, engaged }).unwrap();
+            let statement = HaltStatement { epoch, engaged, reason: String::new(), since_ms: 0 };
+            let payload = serde_json::to_vec(&statement).unwrap();
             let text = Envelope::sign(key, HALT_TYPE, &payload).to_json();
-            mirror_paths::write_atomic(&self.home.halt().join("state"), text.as_bytes()).unwrap();
+            self.file("state", text.as_bytes());
+        }
+
+        fn file(&self, name: &str, bytes: &[u8]) {
+            mirror_paths::write_atomic(&self.home.halt().join(name), bytes).unwrap();
             self.clock.advance(FRESH);
         }
 
@@ -134,21 +252,76 @@ mod tests {
     }
 
     #[test]
-    fn only_a_signed_release_of_the_newest_epoch_frees() {
+    fn only_a_trusted_release_of_the_newest_epoch_frees() {
         let f = fixture();
+        let (recovery, keeper) = (NodeKey::generate().unwrap(), NodeKey::generate().unwrap());
         f.check(Some("cannot be read"));
         f.put(&f.key, 0, false);
+        f.check(Some("halt/seen cannot be read"));
+        f.file("seen", b"0\n");
         f.check(None);
+        let first = fs::read(f.home.halt().join("state")).unwrap();
+
         f.put(&f.key, 1, true);
         f.check(Some("engaged"));
-        f.put(&f.key, 0, false);
+        f.file("state", &first);
         f.check(Some("epoch 1 was seen"));
         f.put(&f.key, 2, false);
+        f.check(Some("no key that may release"));
+        assert!(!f.halt.is_releasable());
+
+        let key = |kind: &str, key: &NodeKey| ReleaseKey {
+            kind: kind.to_owned(),
+            public_key: key.public().to_hex(),
+        };
+        let keys = ReleaseKeys { keys: vec![key("recovery", &recovery), key("keeper", &keeper)] };
+        let keys = serde_json::to_vec(&keys).unwrap();
+        f.file("keys", Envelope::sign(&keeper, HALT_KEYS_TYPE, &keys).to_json().as_bytes());
+        f.put(&recovery, 2, false);
+        f.check(Some("no key that may release"));
+        f.file("keys", Envelope::sign(&f.key, HALT_KEYS_TYPE, &keys).to_json().as_bytes());
         f.check(None);
-        f.put(&NodeKey::generate().unwrap(), 3, false);
-        f.check(Some("not trusted"));
+        assert!(f.halt.is_releasable());
+        let released = fs::read(f.home.halt().join("state")).unwrap();
+
+        f.put(&keeper, 3, false);
+        f.check(Some("no key that may release"));
+        f.put(&keeper, 3, true);
+        f.check(Some("engaged"));
+        f.file("state", &released);
+        f.check(Some("epoch 3 was seen"));
+        f.put(&recovery, 4, false);
+        f.check(None);
         fs::remove_file(f.home.halt().join("state")).unwrap();
         f.clock.advance(FRESH);
         f.check(Some("cannot be read"));
+    }
+
+    #[test]
+    fn an_engagement_needs_no_proof_and_cannot_raise_the_epoch() {
+        let f = fixture();
+        f.put(&f.key, 0, false);
+        f.file("seen", b"0\n");
+        f.check(None);
+        let initial = fs::read(f.home.halt().join("state")).unwrap();
+        f.put(&NodeKey::generate().unwrap(), u64::MAX, true);
+        f.check(Some("engaged"));
+        assert!(!f.halt.view().trusted);
+        f.file("state", b"stop");
+        f.check(Some("not trusted"));
+        f.file("state", &initial);
+        f.check(None);
+    }
+
+    #[test]
+    fn a_floor_that_is_missing_or_higher_halts() {
+        let f = fixture();
+        f.put(&f.key, 0, false);
+        f.file("seen", b"7\n");
+        f.check(Some("epoch 7 was seen"));
+        // A later process starts from the file and not from memory.
+        let later = Halt::new(&f.home, Some(f.key.public()), Arc::new(f.clock.clone()));
+        fs::remove_file(f.home.halt().join("seen")).unwrap();
+        assert!(later.reason().is_some_and(|why| why.contains("halt/seen cannot be read")));
     }
 }

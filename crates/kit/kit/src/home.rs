@@ -2,14 +2,14 @@
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use mirror_paths::{Home, PathError, write_atomic};
 use mirror_seal::{Envelope, NodeKey, PublicKey, SealError};
 use mirror_types::{NameError, Origin};
 use serde::{Deserialize, Serialize};
 
-use crate::halt::{HALT_TYPE, HaltState};
+use crate::halt::{HALT_TYPE, HaltStatement};
 
 /// Why a home cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -43,13 +43,15 @@ pub enum HomeError {
     },
     /// The home was made by a newer build.
     #[error(
-        "{path:?} has format {found} and this build knows format 1; update MirrorDNA, nothing was changed"
+        "{path:?} has format {found} and this build knows format {known}; update MirrorDNA, nothing was changed"
     )]
     Newer {
         /// The file.
         path: PathBuf,
         /// Its format.
         found: u32,
+        /// The newest that this build knows.
+        known: u32,
     },
 }
 
@@ -69,44 +71,71 @@ struct NodeFile {
     public_key: String,
 }
 
-/// Makes a home ready for use; what exists is kept. Returns the node, and whether the home is new.
+/// Layout of the home that this build writes. 1: as it was before there was this file. 2: `halt/seen` exists.
+const LAYOUT: u32 = 2;
+
+/// Makes a home ready for use; what exists is kept, an older layout is brought up to date. Returns the node, and
+/// whether the home is new.
+///
+/// Seeds are made here once, with the home; from then on only the keeper reads them.
 pub fn init(home: &Home) -> Result<(Node, bool), HomeError> {
+    let layout = layout(home)?;
     home.prepare()?;
-    let seed_path = home.keys().join("node.seed");
     let node_path = home.bus().join("node.json");
-    let io = |path: &PathBuf| {
-        let path = path.clone();
-        move |source| HomeError::Io { path, source }
-    };
+    let fresh = !node_path.is_file();
+    if fresh {
+        found(home, &node_path)?;
+    }
+    // Only a home of the old layout may lack the file: to write it again elsewhere would forget what was seen.
+    if layout < LAYOUT {
+        let seen = home.halt().join("seen");
+        if !seen.is_file() {
+            write(&seen, "0\n")?;
+        }
+        write(&home.layout(), &format!("{LAYOUT}\n"))?;
+    }
+    Ok((node(home)?, fresh))
+}
+
+/// Makes the device key, the name of the log and the halt state of a new home.
+fn found(home: &Home, node_path: &Path) -> Result<(), HomeError> {
+    let seed_path = home.keys().join("node.seed");
     let key = match fs::read_to_string(&seed_path) {
         Ok(text) => NodeKey::from_hex(&text),
-        Err(e) if e.kind() == io::ErrorKind::NotFound && !node_path.is_file() => NodeKey::generate()
-            .and_then(|key| {
-                let text = format!("{}\n", key.to_hex());
-                write_atomic(&seed_path, text.as_bytes())
-                    .map(|()| key)
-                    .map_err(|e| SealError::Random(format!("the key could not be stored: {e}")))
-            }),
-        // The key is gone but its log is here: a new key would silently start another identity.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => NodeKey::generate(),
         Err(source) => return Err(HomeError::Io { path: seed_path, source }),
     }
     .map_err(|source| HomeError::Key { path: seed_path.clone(), source })?;
+    write(&seed_path, &format!("{}\n", key.to_hex()))?;
+    let statement = HaltStatement { epoch: 0, engaged: false, reason: String::new(), since_ms: 0 };
+    let statement = serde_json::to_vec(&statement).unwrap_or_default();
+    write(&home.halt().join("state"), &Envelope::sign(&key, HALT_TYPE, &statement).to_json())?;
+    // Last, because a home is one from here on.
+    let file = NodeFile {
+        format: 1,
+        origin: format!("{}.1", key.public().fingerprint()),
+        public_key: key.public().to_hex(),
+    };
+    write(node_path, &format!("{}\n", serde_json::to_string(&file).unwrap_or_default()))
+}
 
-    let fresh = !node_path.is_file();
-    if fresh {
-        let file = NodeFile {
-            format: 1,
-            origin: format!("{}.1", key.public().fingerprint()),
-            public_key: key.public().to_hex(),
-        };
-        let text = serde_json::to_string(&file).unwrap_or_default();
-        write_atomic(&node_path, format!("{text}\n").as_bytes()).map_err(io(&node_path))?;
-        let halt_path = home.halt().join("state");
-        let state = serde_json::to_vec(&HaltState { epoch: 0, engaged: false }).unwrap_or_default();
-        let envelope = Envelope::sign(&key, HALT_TYPE, &state).to_json();
-        write_atomic(&halt_path, envelope.as_bytes()).map_err(io(&halt_path))?;
+fn write(path: &Path, text: &str) -> Result<(), HomeError> {
+    write_atomic(path, text.as_bytes()).map_err(|source| HomeError::Io { path: path.to_owned(), source })
+}
+
+/// Returns the layout of a home; 1 where no file says so.
+fn layout(home: &Home) -> Result<u32, HomeError> {
+    let path = home.layout();
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(1),
+        Err(source) => return Err(HomeError::Io { path, source }),
+    };
+    match text.trim().parse() {
+        Ok(found) if found > LAYOUT => Err(HomeError::Newer { path, found, known: LAYOUT }),
+        Ok(found) => Ok(found),
+        Err(e) => Err(HomeError::Node { path, why: format!("a number was expected: {e}") }),
     }
-    Ok((node(home)?, fresh))
 }
 
 /// Reads `bus/node.json`.
@@ -116,7 +145,7 @@ pub fn node(home: &Home) -> Result<Node, HomeError> {
     let malformed = |why: String| HomeError::Node { path: path.clone(), why };
     let file: NodeFile = serde_json::from_str(&text).map_err(|e| malformed(e.to_string()))?;
     if file.format > 1 {
-        return Err(HomeError::Newer { path, found: file.format });
+        return Err(HomeError::Newer { path, found: file.format, known: 1 });
     }
     let origin = Origin::parse(&file.origin).map_err(|e: NameError| malformed(format!("origin {e}")))?;
     let key = PublicKey::from_hex(&file.public_key).map_err(|e| malformed(e.to_string()))?;
@@ -152,7 +181,26 @@ mod tests {
         let home = Home::at(temp.path().join("m")).unwrap();
         init(&home).unwrap();
         fs::remove_file(home.keys().join("node.seed")).unwrap();
-        assert!(matches!(init(&home), Err(HomeError::Io { .. })));
+        init(&home).unwrap();
+        assert!(!home.keys().join("node.seed").exists());
+    }
+
+    #[test]
+    fn an_older_layout_is_brought_up_to_date_once() {
+        let temp = tempfile::tempdir().unwrap();
+        let home = Home::at(temp.path().join("m")).unwrap();
+        init(&home).unwrap();
+        let seen = home.halt().join("seen");
+        fs::remove_file(&seen).unwrap();
+        init(&home).unwrap();
+        assert!(!seen.exists(), "what was seen is not forgotten by a restart");
+        fs::remove_file(home.layout()).unwrap();
+        init(&home).unwrap();
+        assert_eq!(fs::read_to_string(&seen).unwrap(), "0\n");
+        fs::write(home.layout(), "3\n").unwrap();
+        fs::remove_file(&seen).unwrap();
+        let error = init(&home).unwrap_err().to_string();
+        assert!(error.contains("format 3") && !seen.exists(), "{error}");
     }
 
     #[test]

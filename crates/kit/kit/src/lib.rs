@@ -10,10 +10,12 @@ mod api;
 mod config;
 mod context;
 mod decl;
+pub mod desired;
 mod guard;
 mod halt;
 mod held;
 mod home;
+mod job;
 mod lease;
 mod listener;
 mod logs;
@@ -21,15 +23,19 @@ mod metrics;
 mod peer;
 mod report;
 mod run;
+mod starts;
 mod state;
 mod tasks;
 
 pub use access::{PrincipalKind, TABLE as ACCESS, allowed};
 pub use config::{Config, ConfigError, Loaded, load as load_config};
 pub use context::{Built, Context, Shutdown, StartError};
-pub use decl::{Away, Binary, Building, Criticality, Decl, Keep, Need, Primitive, Service, check_catalogue};
-pub use halt::{HALT_TYPE, Halt};
+pub use decl::{
+    Away, Binary, Building, Criticality, Decl, JobDecl, Keep, Need, Primitive, Service, When, check_catalogue,
+};
+pub use halt::{HALT_KEYS_TYPE, HALT_TYPE, Halt, HaltStatement, HaltView, ReleaseKey, ReleaseKeys};
 pub use home::{HomeError, Node, init, node};
+pub use job::{Job, JobContext, LastRun, Working, last_run, run_job};
 pub use lease::{Holder, LeaseInfo, holder};
 pub use listener::Conn;
 pub use logs::{RollingFile, capture_for_tests};

@@ -1,5 +1,6 @@
 //! Running a service: the same steps in the same order for all.
 
+use std::any::Any;
 use std::io;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -20,14 +21,17 @@ use tonic_health::ServingStatus;
 use crate::DRAIN_LIMIT;
 use crate::api::{Dispatch, KitApi, merge, with_reflection};
 use crate::context::{Context, Shutdown, StartError};
-use crate::decl::{Decl, Service};
+use crate::decl::{Decl, JobDecl, Service};
+use crate::desired::{self, Wish};
 use crate::guard::{GuardLayer, Shared};
 use crate::halt::Halt;
 use crate::home;
+use crate::job::Job;
 use crate::lease::{Lease, LeaseInfo};
 use crate::listener::{Bound, Conn, Incoming};
 use crate::logs::{self, RollingFile};
 use crate::peer::{fleet_row, process_start};
+use crate::starts;
 use crate::state::{State, StateCell};
 use crate::tasks::Tasks;
 
@@ -39,7 +43,7 @@ const EXIT_RESTART: u8 = 75;
 /// Exit code when another process serves already.
 const EXIT_TAKEN: u8 = 73;
 /// Exit code after a failure to start, or a fatal condition.
-const EXIT_FAILED: u8 = 74;
+pub(crate) const EXIT_FAILED: u8 = 74;
 
 /// How long no call must have been in progress for a drain to end: a client that does not read or hang up, or that
 /// never began, must not hold up a restart.
@@ -56,6 +60,10 @@ pub struct Env {
     pub dial: Arc<dyn Dial>,
     /// Every declared service.
     pub catalogue: Arc<[&'static Decl]>,
+    /// Every declared job.
+    pub jobs: Arc<[&'static JobDecl]>,
+    /// What the process gives a service that is not alone in it; see [`Context::given`].
+    pub given: Option<Arc<dyn Any + Send + Sync>>,
     /// Build id.
     pub build: &'static str,
 }
@@ -67,6 +75,8 @@ pub struct App {
     pub build: &'static str,
     /// The services, in order of name.
     pub services: &'static [&'static Service],
+    /// The jobs, in order of name.
+    pub jobs: &'static [&'static Job],
 }
 
 impl App {
@@ -75,9 +85,32 @@ impl App {
         self.services.iter().find(|s| s.decl.name == name).copied()
     }
 
+    /// Returns a job by name.
+    pub fn job(&self, name: &str) -> Option<&'static Job> {
+        self.jobs.iter().find(|j| j.decl.name == name).copied()
+    }
+
     /// Returns all declarations.
     pub fn catalogue(&self) -> Vec<&'static Decl> {
         self.services.iter().map(|s| s.decl).collect()
+    }
+
+    /// Returns the declarations of all jobs.
+    pub fn job_catalogue(&self) -> Vec<&'static JobDecl> {
+        self.jobs.iter().map(|j| j.decl).collect()
+    }
+
+    /// Returns what the services of a process with the machine's clocks and sockets have in common.
+    pub fn env(&self, home: Home) -> Env {
+        Env {
+            clock: Arc::new(SystemClock),
+            dial: Arc::new(SocketDial::new(home.clone())),
+            catalogue: self.catalogue().into(),
+            jobs: self.job_catalogue().into(),
+            given: None,
+            build: self.build,
+            home,
+        }
     }
 }
 
@@ -143,10 +176,10 @@ fn prepare(app: &'static App, service: &Service) -> Result<Option<(Env, Lease)>,
         io::ErrorKind::AddrInUse => (EXIT_TAKEN, "another process serves this home already".to_owned()),
         _ => failed(&e),
     })?;
-    let clock = Arc::new(SystemClock);
-    let dial = Arc::new(SocketDial::new(home.clone()));
-    let catalogue = app.catalogue().into();
-    Ok(Some((Env { home, clock, dial, catalogue, build: app.build }, lease)))
+    if supervised() && !starts::begin(&home, name, SystemClock.boot()) {
+        return Ok(None);
+    }
+    Ok(Some((app.env(home), lease)))
 }
 
 /// Asks for as many open files as the connections and a store may need; macOS starts with 256.
@@ -163,8 +196,12 @@ fn raise_file_limit() {
 
 /// Returns whether the owner, or the supervisor for its failures, wants the service down.
 fn is_stopped(home: &Home, name: &str) -> bool {
-    std::fs::read_to_string(home.desired().join(name))
-        .is_ok_and(|text| matches!(text.split_whitespace().next(), Some("stopped" | "quarantined")))
+    desired::read(home, name).0 != Wish::Running
+}
+
+/// Returns whether a supervisor started this process and will start it again.
+fn supervised() -> bool {
+    std::env::var_os("MIRROR_SUPERVISED").is_some()
 }
 
 async fn run_process(env: Env, service: &'static Service, lease: Lease) -> u8 {
@@ -174,6 +211,7 @@ async fn run_process(env: Env, service: &'static Service, lease: Lease) -> u8 {
         Ok(bound) => bound,
         Err(e) => {
             tracing::error!(error = %Chain(&e), "cannot bind");
+            starts::failed(&env.home, name, &format!("cannot bind: {}", Chain(&e)));
             return EXIT_FAILED;
         }
     };
@@ -188,21 +226,31 @@ async fn run_process(env: Env, service: &'static Service, lease: Lease) -> u8 {
         // The sender must outlive the drain.
         std::future::pending::<()>().await;
     };
-    let home = env.home.clone();
+    let (home, clock) = (env.home.clone(), Arc::clone(&env.clock));
     let incoming = Incoming::new(bound, home.clone());
+    let settling = async {
+        clock.sleep(starts::SETTLED).await;
+        starts::settled(&home, name);
+        std::future::pending::<()>().await;
+    };
     let exit = tokio::select! {
         exit = serve_leased(env, service, incoming, shutdown, Some(Arc::new(lease))) => exit,
         () = signals => Exit::Drained,
+        () = settling => Exit::Drained,
     };
     match exit {
-        Exit::Drained if is_stopped(&home, name) => 0,
-        Exit::Drained => EXIT_RESTART,
+        Exit::Drained => {
+            starts::settled(&home, name);
+            if is_stopped(&home, name) { 0 } else { EXIT_RESTART }
+        }
         Exit::Fatal(why) => {
             tracing::error!(why, "gave up");
+            starts::failed(&home, name, &why);
             EXIT_FAILED
         }
         Exit::Failed(why) => {
             tracing::error!(why, "cannot start");
+            starts::failed(&home, name, &why);
             EXIT_FAILED
         }
     }
@@ -210,7 +258,7 @@ async fn run_process(env: Env, service: &'static Service, lease: Lease) -> u8 {
 
 /// Waits for the supervisor's row about this process, so that peers know it as a service from its first call on.
 async fn await_fleet_row(home: &Home, name: &str) {
-    if std::env::var_os("MIRROR_SUPERVISED").is_none() {
+    if !supervised() {
         return;
     }
     let pid = std::process::id();

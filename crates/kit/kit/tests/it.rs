@@ -114,9 +114,16 @@ async fn under_halt_effects_stop_and_reading_goes_on() {
         registry(&node).list_services(registry::ListServicesRequest {}).await.unwrap();
         assert_eq!(state(&node).await.state(), kit::get_state_response::State::Serving);
     }
-    mirror_paths::write_atomic(&path, signed(&key, 2, false).as_bytes()).unwrap();
-    node.clock().advance(Duration::from_millis(100));
-    assert_eq!(run_import(&node, Principal::Local, "").await, Ok(2));
+    let recovery = NodeKey::generate().unwrap();
+    let keys =
+        format!("{{\"keys\":[{{\"kind\":\"recovery\",\"public_key\":\"{}\"}}]}}", recovery.public().to_hex());
+    let keys = Envelope::sign(&key, mirror_kit::HALT_KEYS_TYPE, keys.as_bytes()).to_json();
+    mirror_paths::write_atomic(&node.home().halt().join("keys"), keys.as_bytes()).unwrap();
+    for (by, result) in [(&key, false), (&recovery, true)] {
+        mirror_paths::write_atomic(&path, signed(by, 2, false).as_bytes()).unwrap();
+        node.clock().advance(Duration::from_millis(100));
+        assert_eq!(run_import(&node, Principal::Local, "").await.is_ok(), result);
+    }
     node.finish().await;
 }
 

@@ -9,6 +9,7 @@
 //! It refuses to pass a test whose services logged a warning or an error that the test did not expect.
 //! Invariant: each Sandbox has a home of its own, removed at the end, and opens no socket.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -36,6 +37,7 @@ pub struct Sandbox {
     clock: Option<ManualClock>,
     config: String,
     home: Option<PathBuf>,
+    given: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Sandbox {
@@ -53,7 +55,7 @@ impl Sandbox {
                 );
             }
         }
-        Self { services, clock: None, config: String::new(), home: None }
+        Self { services, clock: None, config: String::new(), home: None, given: None }
     }
 
     /// Gives the Sandbox a clock that stands still until the test moves it.
@@ -67,6 +69,13 @@ impl Sandbox {
     #[must_use]
     pub fn config(mut self, toml: &str) -> Self {
         toml.clone_into(&mut self.config);
+        self
+    }
+
+    /// Gives the services something that their process would give them.
+    #[must_use]
+    pub fn given<T: Send + Sync + 'static>(mut self, given: Arc<T>) -> Self {
+        self.given = Some(given);
         self
     }
 
@@ -100,6 +109,7 @@ impl Sandbox {
             clock,
             manual: self.clock,
             catalogue,
+            given: self.given,
             services: self.services.clone(),
             running: HashMap::new(),
             warnings,
@@ -150,6 +160,7 @@ pub struct Node {
     clock: Arc<dyn Clock>,
     manual: Option<ManualClock>,
     catalogue: Arc<[&'static Decl]>,
+    given: Option<Arc<dyn Any + Send + Sync>>,
     services: Vec<&'static Service>,
     running: HashMap<&'static str, Running>,
     warnings: Arc<Mutex<Vec<String>>>,
@@ -199,6 +210,8 @@ impl Node {
             clock: Arc::clone(&self.clock),
             dial: Arc::new(HubDial { hub: Arc::clone(&self.hub), principal }),
             catalogue: Arc::clone(&self.catalogue),
+            jobs: Arc::new([]),
+            given: self.given.clone(),
             build: "test",
         };
         #[expect(clippy::disallowed_methods, reason = "the Sandbox is what the service's tasks live in")]

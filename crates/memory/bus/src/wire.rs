@@ -196,7 +196,7 @@ pub(crate) fn event(record: Record, origin: &str, private: bool, whole: bool) ->
         origin: origin.to_owned(),
         seq: header.seq,
         time: header.hlc.to_string(),
-        wall_time: Some(timestamp(header.wall_ms)),
+        wall_time: Some(mirror_contract::timestamp(header.wall_ms)),
         subject: header.subject.to_string(),
         id: header.id.to_string(),
         r#type: r#type.into(),
@@ -210,13 +210,6 @@ pub(crate) fn event(record: Record, origin: &str, private: bool, whole: bool) ->
         header: if whole { json } else { String::new() },
         salt,
         redacted_by,
-    }
-}
-
-fn timestamp(ms: u64) -> prost_types::Timestamp {
-    prost_types::Timestamp {
-        seconds: i64::try_from(ms / 1000).unwrap_or(i64::MAX),
-        nanos: i32::try_from(ms % 1000).unwrap_or_default() * 1_000_000,
     }
 }
 

@@ -25,13 +25,6 @@ fn actual(state: State) -> pb::Actual {
     }
 }
 
-fn timestamp(ms: u64) -> prost_types::Timestamp {
-    prost_types::Timestamp {
-        seconds: i64::try_from(ms / 1000).unwrap_or(i64::MAX),
-        nanos: i32::try_from(ms % 1000).unwrap_or_default() * 1_000_000,
-    }
-}
-
 impl From<Record> for pb::ServiceRecord {
     fn from(Record { decl, socket, standing }: Record) -> Self {
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
@@ -52,7 +45,7 @@ impl From<Record> for pb::ServiceRecord {
             socket: socket.to_string_lossy().into_owned(),
             build,
             pid,
-            started: (started_ms > 0).then(|| timestamp(started_ms)),
+            started: (started_ms > 0).then(|| mirror_contract::timestamp(started_ms)),
             memory_mb: decl.memory_mb,
         }
     }

@@ -3,12 +3,12 @@
 use mirror_kit::Decl;
 use serde_json::json;
 
-use crate::app::APP;
+use crate::app::app;
 use crate::failure::Failure;
 use crate::out::Out;
 
 pub(crate) fn run(out: &mut Out) -> Result<(), Failure> {
-    let mut catalogue = APP.catalogue();
+    let mut catalogue = app().catalogue();
     catalogue.sort_by_key(|d| (d.tier, d.name));
     if out.json_wanted() {
         return catalogue.iter().try_for_each(|decl| out.json(&row_json(decl)));

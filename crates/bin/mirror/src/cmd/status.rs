@@ -12,12 +12,12 @@ use mirror_kit::{Holder, Keep, State, holder};
 use mirror_paths::Home;
 use serde_json::json;
 
-use crate::app::APP;
+use crate::app::app;
 use crate::ctx::{Ctx, up_is_running};
 use crate::failure::{EXIT_AWAY, Failure};
 use crate::out::{BAD, ODD, Out, say};
-use crate::supervise::desired::{Wish, wish};
 use crate::text::{self, count, some};
+use mirror_kit::desired::{self, Wish};
 
 /// Longest wait for one answer; a service that hangs must not hang this.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -132,17 +132,17 @@ fn of_record(record: &ServiceRecord) -> Row {
 }
 
 fn is_on_demand(name: &str) -> bool {
-    APP.service(name).is_some_and(|s| s.decl.keep != Keep::Always)
+    app().service(name).is_some_and(|s| s.decl.keep != Keep::Always)
 }
 
 /// Reads what each process wrote of itself, for when the registry does not answer.
 fn leases(home: &Home) -> Vec<Row> {
-    let rows = APP.services.iter().map(|service| {
+    let rows = app().services.iter().map(|service| {
         let name = service.decl.name;
         let row = Row {
             name: name.to_owned(),
             tier: u32::from(service.decl.tier),
-            wish: wish(home, name),
+            wish: desired::read(home, name).0,
             on_demand: is_on_demand(name),
             state: "down",
             serves: false,

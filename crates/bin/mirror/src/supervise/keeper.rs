@@ -16,10 +16,10 @@ use nix::sys::signal::Signal;
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
-use super::desired::{Wish, wish};
 use super::takeover::send;
 use super::{EXIT_TIME_OUT, rows};
 use crate::out::say;
+use mirror_kit::desired::{self, Wish};
 
 /// Shortest time between two starts of one service.
 pub(crate) const FLOOR: Duration = Duration::from_secs(10);
@@ -72,7 +72,7 @@ impl Keeper {
         let clock = SystemClock;
         let name = self.decl.name;
         loop {
-            match wish(&self.home, name) {
+            match desired::read(&self.home, name).0 {
                 Wish::Running => {}
                 other => return other.name(),
             }

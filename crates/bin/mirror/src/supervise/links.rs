@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use mirror_paths::Home;
 
-use crate::app::APP;
+use crate::app::app;
 use crate::failure::Failure;
 
 /// Lays `bin/mirror` and a link for each service; returns the path of `bin/mirror`.
@@ -16,7 +16,7 @@ use crate::failure::Failure;
 pub(crate) fn lay(home: &Home, exe: &Path) -> Result<PathBuf, Failure> {
     let main = home.bin().join("mirror");
     link(exe, &main).map_err(|e| Failure::file("link", &main, &e))?;
-    for service in APP.services {
+    for service in app().services {
         let path = home.bin().join(service.decl.link());
         link(&main, &path).map_err(|e| Failure::file("link", &path, &e))?;
     }
@@ -72,6 +72,6 @@ mod tests {
             assert_eq!(fs::read_to_string(&path).unwrap(), "new", "{}", path.display());
             names.push(path.file_name().unwrap().to_string_lossy().into_owned());
         }
-        assert_eq!(names.len(), APP.services.len() + 1, "{names:?}");
+        assert_eq!(names.len(), app().services.len() + 1, "{names:?}");
     }
 }

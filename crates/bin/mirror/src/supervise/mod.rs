@@ -3,7 +3,6 @@
 //! It refuses a second fleet in one home, and leaves no process behind when it is asked to end.
 //! Invariant: every process that it started has a fleet row while it lives.
 
-pub(crate) mod desired;
 mod health;
 mod keeper;
 mod links;
@@ -29,7 +28,7 @@ use tokio::sync::watch;
 
 use self::health::Settled;
 use self::keeper::{Keeper, Order, Phase};
-use crate::app::{APP, BUILD};
+use crate::app::{BUILD, app};
 use crate::ctx::{Ctx, up_lock};
 use crate::failure::Failure;
 use crate::out::{BAD, DIM, GOOD, HEAD, ODD, Out, say};
@@ -48,7 +47,7 @@ pub(crate) async fn run(ctx: &Ctx, out: &mut Out) -> Result<(), Failure> {
     let begun = SystemClock.boot();
     let home = ctx.home()?;
     let (node, fresh) = mirror_kit::init(&home).map_err(|e| Failure::home(&e))?;
-    for service in APP.services {
+    for service in app().services {
         home.socket(service.decl.name).map_err(|e| Failure::home(&e))?;
     }
     // Held until the process ends, however it ends.
@@ -66,7 +65,7 @@ pub(crate) async fn run(ctx: &Ctx, out: &mut Out) -> Result<(), Failure> {
     let mut hands = Vec::new();
     let mut keepers = Vec::new();
     let mut kept: Vec<&'static Decl> =
-        APP.catalogue().into_iter().filter(|d| d.keep == Keep::Always).collect();
+        app().catalogue().into_iter().filter(|d| d.keep == Keep::Always).collect();
     kept.sort_by_key(|d| (d.tier, d.name));
     for decl in kept {
         let (order, orders) = watch::channel(Order::Run);

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 
 use super::EXIT_TIME_OUT;
 use super::rows;
-use crate::app::APP;
+use crate::app::app;
 use crate::failure::Failure;
 use crate::out::say;
 
@@ -22,12 +22,12 @@ const STEP: Duration = Duration::from_millis(10);
 
 /// Stops what an earlier `up` left, upper tiers first. The caller holds the lock of `up`.
 pub(crate) async fn run(home: &Home) -> Result<(), Failure> {
-    let tiers: BTreeSet<u8> = APP.services.iter().map(|s| s.decl.tier).collect();
+    let tiers: BTreeSet<u8> = app().services.iter().map(|s| s.decl.tier).collect();
     for tier in tiers.into_iter().rev() {
-        let names = APP.services.iter().filter(|s| s.decl.tier == tier).map(|s| s.decl.name);
+        let names = app().services.iter().filter(|s| s.decl.tier == tier).map(|s| s.decl.name);
         futures::future::join_all(names.map(|name| stop(home, name))).await;
     }
-    for service in APP.services {
+    for service in app().services {
         free(home, service.decl.name).await?;
     }
     Ok(())

@@ -23,7 +23,7 @@ const CHILD: &str = "MIRROR_KILL_CHILD";
 const UNARY: usize = 60;
 const STREAMS: usize = 4;
 
-static APP: App = App { build: "test", services: &[&mirror_bus::SERVICE] };
+static APP: App = App { build: "test", services: &[&mirror_bus::SERVICE], jobs: &[] };
 
 /// The service; on its own it has nothing to do.
 #[test]

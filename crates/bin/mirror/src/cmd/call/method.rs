@@ -3,7 +3,7 @@
 use mirror_kit::Decl;
 use prost_reflect::{DescriptorPool, MethodDescriptor, ServiceDescriptor};
 
-use crate::app::APP;
+use crate::app::app;
 use crate::failure::Failure;
 
 /// Services that every socket serves besides its own.
@@ -26,8 +26,8 @@ pub(crate) fn pool() -> Result<DescriptorPool, Failure> {
 
 /// Returns the declaration of a service by its name.
 pub(crate) fn known_service(name: &str) -> Result<&'static Decl, Failure> {
-    let names: Vec<&str> = APP.services.iter().map(|s| s.decl.name).collect();
-    match APP.service(name) {
+    let names: Vec<&str> = app().services.iter().map(|s| s.decl.name).collect();
+    match app().service(name) {
         Some(service) => Ok(service.decl),
         None => Err(meant(name, &names, Failure::service_unknown(name, &names.join(", ")))),
     }
@@ -40,7 +40,7 @@ pub(crate) fn target(pool: &DescriptorPool, name: &str) -> Result<Target, Failur
         let text = format!("every service answers {name}; name one, as in: mirror call bus GetState");
         return Err(Failure::input(text));
     }
-    let by_full_name = APP.services.iter().find(|s| s.decl.serves.contains(&name));
+    let by_full_name = app().services.iter().find(|s| s.decl.serves.contains(&name));
     if let Some(service) = by_full_name {
         return Ok(Target { decl: service.decl, services: full(&[name]) });
     }
