@@ -1,6 +1,7 @@
 //! The device key.
 
 use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
+use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::{Hash, SealError, hex, sha256, unhex};
 
@@ -12,20 +13,32 @@ pub struct NodeKey(SigningKey);
 impl NodeKey {
     /// Makes a new key from the system's random source.
     pub fn generate() -> Result<Self, SealError> {
-        let mut seed = [0; 32];
-        getrandom::fill(&mut seed).map_err(|e| SealError::Random(e.to_string()))?;
-        Ok(Self(SigningKey::from_bytes(&seed)))
+        let mut seed = Zeroizing::new([0; 32]);
+        getrandom::fill(&mut *seed).map_err(|e| SealError::Random(e.to_string()))?;
+        Ok(Self::from_seed(&seed))
+    }
+
+    /// Returns the key of a seed.
+    pub fn from_seed(seed: &[u8; 32]) -> Self {
+        Self(SigningKey::from_bytes(seed))
     }
 
     /// Reads a key from its seed as 64 lower-case hex digits.
     pub fn from_hex(seed: &str) -> Result<Self, SealError> {
-        let seed = unhex::<32>(seed.trim_end()).ok_or(SealError::Key("64 lower-case hex digits"))?;
-        Ok(Self(SigningKey::from_bytes(&seed)))
+        let mut seed = unhex::<32>(seed.trim_end()).ok_or(SealError::Key("64 lower-case hex digits"))?;
+        let key = Self::from_seed(&seed);
+        seed.zeroize();
+        Ok(key)
     }
 
-    /// Returns the seed as 64 lower-case hex digits, for the key file and nothing else.
-    pub fn to_hex(&self) -> String {
-        hex(self.0.as_bytes())
+    /// Returns the seed as 64 lower-case hex digits, for the key file and nothing else; it is wiped when it is dropped.
+    pub fn to_hex(&self) -> Zeroizing<String> {
+        Zeroizing::new(hex(self.0.as_bytes()))
+    }
+
+    /// Returns the seed, for its encrypted copy and nothing else; it is wiped when it is dropped.
+    pub fn to_seed(&self) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(self.0.to_bytes())
     }
 
     /// Returns the public half.
@@ -71,6 +84,11 @@ impl PublicKey {
         hex(&self.digest()[..8])
     }
 
+    /// Returns the raw key.
+    pub fn to_bytes(self) -> [u8; 32] {
+        self.0.to_bytes()
+    }
+
     pub(crate) fn verify(self, message: &[u8], signature: &[u8; 64]) -> bool {
         self.0.verify_strict(message, &ed25519_dalek::Signature::from_bytes(signature)).is_ok()
     }
@@ -83,7 +101,7 @@ mod tests {
     #[test]
     fn a_key_survives_its_file() {
         let key = NodeKey::generate().unwrap();
-        let again = NodeKey::from_hex(&format!("{}\n", key.to_hex())).unwrap();
+        let again = NodeKey::from_hex(&format!("{}\n", *key.to_hex())).unwrap();
         assert_eq!(key.public(), again.public());
         assert_eq!(PublicKey::from_hex(&key.public().to_hex()).unwrap(), key.public());
     }
@@ -91,7 +109,7 @@ mod tests {
     #[test]
     fn debug_does_not_show_the_seed() {
         let key = NodeKey::generate().unwrap();
-        assert!(!format!("{key:?}").contains(&key.to_hex()));
+        assert!(!format!("{key:?}").contains(key.to_hex().as_str()));
     }
 
     #[test]

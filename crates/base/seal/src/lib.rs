@@ -1,15 +1,20 @@
-//! Keys, fingerprints, DSSE envelopes and Merkle leaves.
+//! Keys, fingerprints, DSSE envelopes, signed notes, Merkle leaves and roots.
 //!
-//! It refuses weak keys and lenient verification, and it never signs bare bytes: an envelope names its type.
+//! It refuses weak keys and lenient verification, and it never signs bare bytes: an envelope names its type, a note
+//! its signer.
 //! Invariant: what is verified is the bytes that were signed, never a re-encoding of them.
 
 mod dsse;
 mod key;
+mod merkle;
+mod note;
 
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use base64::engine::{DecodePaddingMode, Engine};
 pub use dsse::{Envelope, Signature};
 pub use key::{NodeKey, PublicKey};
+pub use merkle::Frontier;
+pub use note::{note_key_id, open_note, sign_note};
 use sha2::{Digest as _, Sha256};
 
 /// Standard base64 with padding, canonical: unused bits must be zero, padding must be there.
@@ -38,6 +43,9 @@ pub enum SealError {
     /// Not an envelope.
     #[error("the envelope is malformed: {0}")]
     Envelope(String),
+    /// Not a signed note, or not a text or name that one may have.
+    #[error("the note is malformed: {0}")]
+    Note(&'static str),
     /// The envelope holds something else.
     #[error("the envelope is of type {got:?}, expected {want:?}")]
     Type {

@@ -4,6 +4,8 @@ use std::sync::OnceLock;
 
 use mirror_kit::App;
 
+use crate::jobs;
+
 /// Version and source revision.
 pub const BUILD: &str = env!("MIRROR_BUILD");
 
@@ -14,10 +16,17 @@ pub static APP: App = App {
         &mirror_blobs::SERVICE,
         &mirror_bus::SERVICE,
         &mirror_changelog::SERVICE,
+        &mirror_halt::SERVICE,
         &mirror_import::SERVICE,
+        &mirror_keeper::SERVICE,
+        &mirror_notify::SERVICE,
         &mirror_registry::SERVICE,
+        &mirror_remedy::SERVICE,
+        &mirror_schedule::SERVICE,
+        &mirror_supervisor::SERVICE,
+        &mirror_witness::SERVICE,
     ],
-    jobs: &[],
+    jobs: &[&jobs::DEAD_MAN, &jobs::DISK_FORECAST, &jobs::VERIFY_LOG],
 };
 
 static CHOSEN: OnceLock<&'static App> = OnceLock::new();

@@ -6,6 +6,18 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+mod agents;
+mod fleet;
+mod home;
+
+pub(crate) use agents::{InstallArgs, LogsArgs, NamesArgs, RestartArgs, StopArgs};
+pub(crate) use fleet::{
+    CheckpointArgs, HaltArgs, HaltVerb, KeysArgs, KeysVerb, NotifyArgs, NotifyPut, NotifyVerb, PulseArgs,
+    PulseVerb, RemediesArgs, RemediesVerb, ScheduleAdd, ScheduleArgs, ScheduleVerb, Urgency, Weekday,
+    WitnessArgs,
+};
+pub(crate) use home::{InitArgs, RecoverArgs};
+
 use crate::app::BUILD;
 use crate::failure::EXIT_CODES;
 
@@ -77,16 +89,47 @@ impl Color {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Make the home: folders, the device key, the name of the log
+    /// Make the home: folders, the device key, the name of the log, and once the recovery kit
     ///
-    /// What exists is kept, so it is safe to repeat. `up` does the same when the home is new.
-    Init,
+    /// The kit is a passphrase and a block of text: it releases the halt, rotates keys, and brings this identity to a new
+    /// machine. It is shown once and stored nowhere. What exists is kept, so it is safe to repeat. `up` makes a home too,
+    /// without a kit.
+    Init(InitArgs),
+    /// Bring the identity of a recovery kit to this machine
+    ///
+    /// Asks for the passphrase, or reads it from standard input. A home with a device key of its own is left alone. A log
+    /// that was restored from a backup goes on; without one, a log under a new epoch begins.
+    Recover(RecoverArgs),
     /// Run the fleet in the foreground until Ctrl-C
     ///
     /// Makes the home when it is new, lays the links in its bin folder, starts every service and starts each again
     /// when it fails, at most once in 10 seconds. Ctrl-C drains: upper tiers first, 15 seconds each; a second Ctrl-C
     /// ends what is left at once.
     Up,
+    /// Have launchd or systemd keep the fleet: binaries, links, definitions; also the way to update
+    ///
+    /// Copies this binary into the home, writes one definition for each agent and starts them one after the other, each
+    /// verified by its own health with the build of this binary. What runs goes on until it is its turn. When one does not
+    /// come up, the definitions and binaries from before are put back. It is safe to repeat.
+    Install(InstallArgs),
+    /// Take the fleet away from launchd or systemd; keeps all data
+    Uninstall,
+    /// Start agents, and clear their quarantine
+    ///
+    /// Done when each answers with the installed build, or a job has run to its end.
+    Start(NamesArgs),
+    /// Stop agents until they are started again, whatever restarts or reboots meanwhile
+    Stop(StopArgs),
+    /// Restart agents
+    ///
+    /// Done when each answers from another process with the installed build.
+    Restart(RestartArgs),
+    /// Show what an agent logged, and what it printed outside of its log
+    Logs(LogsArgs),
+    /// Find everything that is wrong, with the file, the line and the command that mends it; changes nothing
+    ///
+    /// Exits with 69 when something must be mended.
+    Doctor,
     /// Show what runs
     ///
     /// Exits with 0 only when every service that should run serves, with 69 otherwise. A degraded service serves.
@@ -123,6 +166,30 @@ pub(crate) enum Command {
         #[command(subcommand)]
         verb: BusVerb,
     },
+    /// Show what is wrong with the fleet, why, and what is done about it
+    ///
+    /// Exits with 0 when all is well, is only suspected or has just recovered, and during maintenance; with 69
+    /// otherwise.
+    Pulse(PulseArgs),
+    /// Engage the halt: every service refuses every call that has an effect
+    ///
+    /// Works without a fleet too, then by the file that every service reads. Reading, and recording what happens, goes
+    /// on. Releasing it takes the recovery passphrase.
+    Halt(HaltArgs),
+    /// Show the public halves of the keys, or rotate one
+    Keys(KeysArgs),
+    /// Print the newest signed checkpoint of the log
+    Checkpoint(CheckpointArgs),
+    /// Show how far the log is verified, and what was found
+    ///
+    /// Exits with 74 when damage was found.
+    Witness(WitnessArgs),
+    /// Show the jobs of the schedule, make one, remove one
+    Schedule(ScheduleArgs),
+    /// Show the owner's cards, put one, clear one
+    Notify(NotifyArgs),
+    /// Show the catalogue of remedies, what was done, or carry one out
+    Remedies(RemediesArgs),
     /// Print a service's counters in the Prometheus text format
     Metrics {
         /// Service, as in the catalogue
@@ -141,12 +208,21 @@ pub(crate) enum Command {
     /// Run one service as this process
     #[command(hide = true)]
     Serve(ServeWhat),
+    /// Run one job as this process
+    #[command(hide = true)]
+    Job(JobWhat),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ServeWhat {
     /// Service, as in the catalogue
     pub(crate) service: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct JobWhat {
+    /// Job, as in the catalogue
+    pub(crate) job: String,
 }
 
 #[derive(Debug, Args)]

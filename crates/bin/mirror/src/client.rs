@@ -6,9 +6,17 @@ use std::time::Duration;
 use mirror_contract::mirror::blobs::v1::blobs_service_client::BlobsServiceClient;
 use mirror_contract::mirror::bus::v1::bus_service_client::BusServiceClient;
 use mirror_contract::mirror::changelog::v1::changelog_service_client::ChangelogServiceClient;
+use mirror_contract::mirror::halt::v1::halt_service_client::HaltServiceClient;
 use mirror_contract::mirror::import::v1::import_service_client::ImportServiceClient;
+use mirror_contract::mirror::keeper::v1::keeper_service_client::KeeperServiceClient;
 use mirror_contract::mirror::kit::v1::kit_service_client::KitServiceClient;
+use mirror_contract::mirror::notify::v1::notify_service_client::NotifyServiceClient;
+use mirror_contract::mirror::pulse::v1::pulse_service_client::PulseServiceClient;
 use mirror_contract::mirror::registry::v1::registry_service_client::RegistryServiceClient;
+use mirror_contract::mirror::remedy::v1::remedy_service_client::RemedyServiceClient;
+use mirror_contract::mirror::schedule::v1::schedule_service_client::ScheduleServiceClient;
+use mirror_contract::mirror::supervisor::v1::supervisor_service_client::SupervisorServiceClient;
+use mirror_contract::mirror::witness::v1::witness_service_client::WitnessServiceClient;
 use mirror_errors::Remote;
 use mirror_kit::{Channel, SocketDial};
 use mirror_paths::Home;
@@ -48,6 +56,38 @@ impl Ctx {
 
     pub(crate) fn registry(&self) -> Result<RegistryServiceClient<Channel>, Failure> {
         Ok(RegistryServiceClient::new(channel(&self.home()?, "registry")))
+    }
+
+    pub(crate) fn supervisor(&self) -> Result<SupervisorServiceClient<Channel>, Failure> {
+        Ok(SupervisorServiceClient::new(channel(&self.home()?, "supervisor")))
+    }
+
+    pub(crate) fn halt(&self) -> Result<HaltServiceClient<Channel>, Failure> {
+        Ok(HaltServiceClient::new(channel(&self.home()?, "halt")))
+    }
+
+    pub(crate) fn keeper(&self) -> Result<KeeperServiceClient<Channel>, Failure> {
+        Ok(KeeperServiceClient::new(channel(&self.home()?, "keeper")))
+    }
+
+    pub(crate) fn witness(&self) -> Result<WitnessServiceClient<Channel>, Failure> {
+        Ok(WitnessServiceClient::new(channel(&self.home()?, "witness")))
+    }
+
+    pub(crate) fn schedule(&self) -> Result<ScheduleServiceClient<Channel>, Failure> {
+        Ok(ScheduleServiceClient::new(channel(&self.home()?, "schedule")))
+    }
+
+    pub(crate) fn notify(&self) -> Result<NotifyServiceClient<Channel>, Failure> {
+        Ok(NotifyServiceClient::new(channel(&self.home()?, "notify")))
+    }
+
+    pub(crate) fn pulse(&self) -> Result<PulseServiceClient<Channel>, Failure> {
+        Ok(PulseServiceClient::new(channel(&self.home()?, "pulse")))
+    }
+
+    pub(crate) fn remedy(&self) -> Result<RemedyServiceClient<Channel>, Failure> {
+        Ok(RemedyServiceClient::new(channel(&self.home()?, "remedy")))
     }
 
     pub(crate) fn kit(&self, service: &str) -> Result<KitServiceClient<Channel>, Failure> {

@@ -12,6 +12,8 @@ use crate::out::{paint_error, say};
 pub(crate) const EXIT_USAGE: u8 = 64;
 /// Exit code when a service that should serve does not.
 pub(crate) const EXIT_AWAY: u8 = 69;
+/// Exit code when a state does not allow it.
+pub(crate) const EXIT_BLOCKED: u8 = 73;
 /// Exit code of damage.
 pub(crate) const EXIT_DAMAGE: u8 = 74;
 
@@ -23,7 +25,7 @@ pub(crate) const EXIT_CODES: &[(u8, &str)] = &[
     (66, "the thing asked for does not exist"),
     (EXIT_AWAY, "the fleet or a service is not running; status: a service that should serve does not"),
     (70, "a bug"),
-    (73, "something is in the way: another process, other content, a state that does not allow it"),
+    (EXIT_BLOCKED, "something is in the way: another process, other content, a state that does not allow it"),
     (EXIT_DAMAGE, "stored data is damaged"),
     (75, "a limit or a deadline was reached; try again"),
     (76, "this build does not know how"),
@@ -32,12 +34,18 @@ pub(crate) const EXIT_CODES: &[(u8, &str)] = &[
 
 /// Reasons of the command line itself; each has a page in `docs/errors/`.
 pub const REASONS: &[&str] = &[
+    "CLI_AGENT_UNHEALTHY",
     "CLI_BUG",
+    "CLI_CARD_MISSING",
     "CLI_FILE",
     "CLI_FLEET_AWAY",
     "CLI_HOME",
     "CLI_INPUT_INVALID",
+    "CLI_INSTALL_FAILED",
+    "CLI_INSTALL_UNSUPPORTED",
+    "CLI_JOB_UNKNOWN",
     "CLI_METHOD_UNKNOWN",
+    "CLI_PASSPHRASE_WRONG",
     "CLI_SERVICE_AWAY",
     "CLI_SERVICE_UNKNOWN",
     "CLI_UP_BLOCKED",

@@ -6,10 +6,12 @@
 
 mod app;
 mod args;
+mod binaries;
 mod client;
 mod cmd;
 mod ctx;
 mod failure;
+mod jobs;
 mod out;
 mod reference;
 mod run;

@@ -60,7 +60,7 @@ pub fn reference() -> String {
 fn section(page: &mut String, parent: &Command, path: &str) {
     for sub in parent.get_subcommands().filter(|sub| !sub.is_hide_set()) {
         let path = format!("{path} {}", sub.get_name());
-        if sub.has_subcommands() {
+        if sub.has_subcommands() && sub.is_subcommand_required_set() {
             section(page, sub, &path);
             continue;
         }
@@ -77,6 +77,7 @@ fn section(page: &mut String, parent: &Command, path: &str) {
             page.push_str("\n| argument | what it does |\n|---|---|\n");
             own.iter().for_each(|arg| row(page, arg));
         }
+        section(page, sub, &path);
     }
 }
 

@@ -100,11 +100,13 @@ fn color_before_parsing(args: &[OsString]) -> clap::ColorChoice {
 
 fn run(ctx: &Ctx, out: &mut Out, command: &Command) -> Result<(), Failure> {
     match command {
-        Command::Init => cmd::init::run(ctx, out),
+        Command::Init(args) => cmd::init::run(ctx, out, args),
+        Command::Recover(args) => cmd::recover::run(ctx, out, args),
         Command::Services => cmd::services::run(out),
         Command::Completions { shell } => cmd::shell::completions(out, *shell),
         Command::Man { dir } => cmd::shell::man(out, dir.as_deref()),
         Command::Serve(what) => serve(ctx, what),
+        Command::Job(what) => cmd::job::run(ctx, &what.job),
         Command::Bus { verb } => cmd::verify::run(ctx, out, verb),
         other => block_on(cmd::online(ctx, out, other)),
     }

@@ -84,7 +84,37 @@ pub(crate) fn moment(text: &str, now_ms: u64) -> Result<prost_types::Timestamp, 
     Ok(prost_types::Timestamp { seconds: at.as_second(), nanos: at.subsec_nanosecond() })
 }
 
-fn parse_moment(text: &str, now_ms: u64) -> Option<Timestamp> {
+/// Reads a moment that is to come: RFC 3339, a local date with or without a time, or how long from now, such as "2h".
+pub(crate) fn moment_ahead(text: &str, now_ms: u64) -> Result<prost_types::Timestamp, String> {
+    let now = i64::try_from(now_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    let ahead =
+        || now?.to_zoned(TimeZone::system()).checked_add(age(text.trim())?).ok().map(|z| z.timestamp());
+    let at = absolute(text.trim()).or_else(ahead).ok_or_else(|| {
+        format!(
+            "{text:?} is no time; use \"2026-03-04 10:00\", RFC 3339, or how long from now, such as \"2h\""
+        )
+    })?;
+    if now.is_some_and(|now| at <= now) {
+        return Err(format!("{text:?} is over"));
+    }
+    Ok(prost_types::Timestamp { seconds: at.as_second(), nanos: at.subsec_nanosecond() })
+}
+
+/// Reads a duration such as "90s", "5m" or "1d" (24 hours), in milliseconds.
+pub(crate) fn span_ms(text: &str) -> Result<u64, String> {
+    let span =
+        age(text.trim()).and_then(|span| span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).ok());
+    let ms = span.and_then(|span| u64::try_from(span.as_millis()).ok()).filter(|ms| *ms > 0);
+    ms.ok_or_else(|| {
+        format!("{text:?} is no duration; use a number and a unit, such as \"90s\", \"5m\" or \"1d\"")
+    })
+}
+
+fn age(text: &str) -> Option<jiff::Span> {
+    text.parse::<jiff::Span>().ok().filter(|span| !span.is_negative() && !span.is_zero())
+}
+
+fn absolute(text: &str) -> Option<Timestamp> {
     if let Ok(at) = text.parse::<Timestamp>() {
         return Some(at);
     }
@@ -95,9 +125,15 @@ fn parse_moment(text: &str, now_ms: u64) -> Option<Timestamp> {
     if let Ok(day) = text.parse::<civil::Date>() {
         return local(day.at(0, 0, 0, 0));
     }
-    let age = text.parse::<jiff::Span>().ok().filter(|span| !span.is_negative() && !span.is_zero())?;
+    None
+}
+
+fn parse_moment(text: &str, now_ms: u64) -> Option<Timestamp> {
+    if let Some(at) = absolute(text) {
+        return Some(at);
+    }
     let now = Timestamp::from_millisecond(i64::try_from(now_ms).ok()?).ok()?;
-    now.to_zoned(TimeZone::system()).checked_sub(age).ok().map(|z| z.timestamp())
+    now.to_zoned(TimeZone::system()).checked_sub(age(text)?).ok().map(|z| z.timestamp())
 }
 
 /// Returns the UTC day of a moment, `days` days before it.
@@ -117,6 +153,23 @@ pub(crate) fn duration(ms: u64) -> String {
         (0, h, m) => format!("{h} h {m} min"),
         (d, h, _) => format!("{d} d {h} h"),
     }
+}
+
+/// Returns a duration in as few units as say it whole, to the second, or to the millisecond below one.
+pub(crate) fn span(ms: u64) -> String {
+    if ms < 1000 {
+        return format!("{ms} ms");
+    }
+    let seconds = ms / 1000;
+    let parts = [
+        (seconds / 86_400, "d"),
+        (seconds / 3_600 % 24, "h"),
+        (seconds / 60 % 60, "min"),
+        (seconds % 60, "s"),
+    ];
+    let parts: Vec<String> =
+        parts.into_iter().filter(|(n, _)| *n > 0).map(|(n, unit)| format!("{n} {unit}")).collect();
+    parts.join(" ")
 }
 
 /// Returns a number of bytes in binary units.
@@ -188,6 +241,33 @@ mod tests {
         for bad in ["", "soon", "-2h", "2026-13-01"] {
             assert!(moment(bad, now).unwrap_err().contains("is no time"), "{bad}");
         }
+    }
+
+    #[test]
+    fn durations_are_read_and_said_whole() {
+        for (text, ms, said) in [
+            ("90s", 90_000, "1 min 30 s"),
+            ("5m", 300_000, "5 min"),
+            ("1d", 86_400_000, "1 d"),
+            ("1h 1s", 3_601_000, "1 h 1 s"),
+            ("250ms", 250, "250 ms"),
+        ] {
+            assert_eq!(span_ms(text), Ok(ms), "{text}");
+            assert_eq!(span(ms), said);
+        }
+        for bad in ["", "5", "soon", "-5m", "0s", "1mo"] {
+            assert!(span_ms(bad).unwrap_err().contains("is no duration"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_moment_ahead_lies_ahead() {
+        let now = 1_767_225_600_000;
+        let seconds = |text: &str| moment_ahead(text, now).map(|t| t.seconds);
+        assert_eq!(seconds("2h"), Ok(1_767_225_600 + 7_200));
+        assert_eq!(seconds("2026-01-01T00:00:01Z"), Ok(1_767_225_601));
+        assert!(seconds("2026-01-01T00:00:00Z").unwrap_err().contains("is over"));
+        assert!(seconds("soon").unwrap_err().contains("is no time"));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::machine::{Quiet, describe};
 
 /// What the whole idle fleet may use.
-const FLEET_MB: f64 = 30.0;
+const FLEET_MB: f64 = 50.0;
 const FLEET_CPU_PERCENT: f64 = 0.5;
 const HEALTHY: Duration = Duration::from_secs(2);
 
@@ -81,7 +81,10 @@ impl Fleet {
             found.push((entry.file_name().to_string_lossy().into_owned(), pid));
         }
         found.sort();
-        found.push(("mirror up".to_owned(), self.up.id()));
+        // `up` is the supervisor, and has a row as such.
+        if !found.iter().any(|(_, pid)| *pid == self.up.id()) {
+            found.push(("mirror up".to_owned(), self.up.id()));
+        }
         Ok(found)
     }
 }

@@ -6,6 +6,7 @@
 #![expect(clippy::disallowed_methods, reason = "a bench measures real time and owns its process")]
 
 mod append;
+mod chaos;
 mod fleet;
 mod machine;
 mod report;
@@ -66,6 +67,14 @@ enum Verb {
         #[arg(long)]
         mirror: Option<std::path::PathBuf>,
     },
+    /// Makes the table of docs/CHAOS.md from the rows that the chaos suite left.
+    Chaos {
+        /// The folder of rows.
+        rows: std::path::PathBuf,
+        /// The page.
+        #[arg(long, default_value = "docs/CHAOS.md")]
+        out: std::path::PathBuf,
+    },
     /// Runs all of them and writes docs/BENCHMARKS.md.
     Report {
         /// The page.
@@ -94,6 +103,7 @@ fn main() -> anyhow::Result<()> {
         }
         Verb::Idle { seconds, mirror } => fleet::idle(seconds, mirror),
         Verb::Import { path, mirror } => fleet::import(&path, mirror),
+        Verb::Chaos { rows, out } => chaos::run(&rows, &out),
         Verb::Report { out, transcripts } => report::run(&out, transcripts),
         Verb::Unary { seconds, mirror } => socket::unary(seconds, mirror),
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mirror_kit::Decl;
+use mirror_kit::{Decl, JobDecl};
 
 /// Reasons of libraries that the command line calls without a service, each with whose name it carries.
 const LIBRARIES: &[(&str, &[&str])] = &[("bus", &["BUS_VERIFY_NOT_A_LOG", "BUS_VERIFY_UNREADABLE"])];
@@ -13,6 +13,13 @@ pub type Reasons = BTreeMap<&'static str, Vec<&'static str>>;
 /// Returns the declarations of all services, in order of name.
 pub fn all() -> Vec<&'static Decl> {
     let mut all = mirror_cli::APP.catalogue();
+    all.sort_by_key(|decl| decl.name);
+    all
+}
+
+/// Returns the declarations of all jobs, in order of name.
+pub fn jobs() -> Vec<&'static JobDecl> {
+    let mut all = mirror_cli::APP.job_catalogue();
     all.sort_by_key(|decl| decl.name);
     all
 }

@@ -7,10 +7,8 @@ pub mod catalogue;
 pub mod contract;
 pub mod files;
 pub mod new_service;
-pub mod plists;
 pub mod tables;
 pub mod tidy;
-pub mod units;
 
 use std::path::{Path, PathBuf};
 
@@ -41,8 +39,13 @@ pub fn root() -> Result<PathBuf> {
 /// When a service cannot be rendered, or a file that holds a rendered part lacks its markers.
 pub fn rendered(root: &Path, catalogue: &[&'static Decl]) -> Result<Rendered> {
     let mut rendered = Rendered::default();
-    rendered.folder("launchagents", "plist", plists::render(catalogue)?);
-    rendered.folder("deploy/systemd", "service", units::render(catalogue)?);
+    let agents = mirror_agents::agents(catalogue, &catalogue::jobs())?;
+    let plists = agents.iter().map(|agent| (agent.file_name(), agent.template())).collect();
+    rendered.folder("launchagents", "plist", plists);
+    let units = agents.iter().flat_map(mirror_agents::units::units);
+    let (timers, services): (Vec<_>, Vec<_>) = units.partition(|(name, _)| name.ends_with(".timer"));
+    rendered.folder("deploy/systemd", "service", services);
+    rendered.folder("deploy/systemd", "timer", timers);
     rendered.file("docs/ACCESS.md", tables::access());
     rendered.file("docs/errors/README.md", tables::errors(&catalogue::reasons(catalogue)));
     let architecture =

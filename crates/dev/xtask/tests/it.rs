@@ -1,6 +1,6 @@
 //! The laws of the repository as tests: what `cargo xtask` would say, `cargo test` refuses.
 
-use xtask::{catalogue, contract, plists, tidy};
+use xtask::{catalogue, contract, tidy};
 
 #[track_caller]
 fn none(problems: &[String]) {
@@ -16,11 +16,11 @@ fn rendered_files_are_as_the_catalogue_says() {
 #[test]
 fn every_launch_agent_holds_once_it_is_installed() {
     let temp = tempfile::tempdir().unwrap();
-    let files = plists::render(&catalogue::all()).unwrap();
-    assert!(!files.is_empty(), "the catalogue is empty");
-    for (name, template) in files {
-        let text = plists::fill(&template, &temp.path().join("bin"), temp.path());
-        plists::validate(&name, &text).unwrap_or_else(|e| panic!("{name}: {e:#}"));
+    let agents = mirror_agents::agents(&catalogue::all(), &catalogue::jobs()).unwrap();
+    assert!(!agents.is_empty(), "the catalogue is empty");
+    for agent in agents {
+        let (name, text) = (agent.file_name(), agent.filled(&temp.path().join("bin"), temp.path()));
+        mirror_agents::validate(&name, &text).unwrap_or_else(|e| panic!("{name}: {e}"));
     }
 }
 

@@ -1,62 +1,69 @@
 //! What the service answers with when it cannot do what was asked.
 
-use mirror_errors::{Classify, Detail, Kind, Remote};
-use tonic::Status;
+use std::io;
+use std::path::PathBuf;
+
+use mirror_errors::{Classify, Detail, Kind};
 
 /// Reasons; each has a page in `docs/errors/`.
-pub(crate) const REASONS: &[&str] =
-    &["HALT_ENTRY_INVALID", "HALT_ENTRY_MISSING", "HALT_FULL", "HALT_NOT_RECORDED"];
+pub(crate) const REASONS: &[&str] = &[
+    "HALT_EPOCH_STALE",
+    "HALT_NOT_RECORDED",
+    "HALT_NO_RELEASE_KEY",
+    "HALT_PROOF_INVALID",
+    "HALT_REASON_INVALID",
+    "HALT_STORAGE",
+];
 
 /// Why a call was refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error("{field}: {why}")]
-    Invalid { field: &'static str, why: &'static str },
-    #[error("nothing was put under {0:?}; put a text first")]
-    Missing(String),
-    #[error("all {0} names are taken; raise entries in the table halt of mirror.toml")]
-    Full(usize),
-    #[error("the bus did not record the change: {0}; put it again")]
+    #[error("reason {0}")]
+    Reason(&'static str),
+    #[error("envelope {0}")]
+    Proof(&'static str),
+    #[error("the envelope is of epoch {found} and must be of epoch {wanted}; sign that one")]
+    Stale { found: u64, wanted: u64 },
+    #[error("no key can release the halt; make a recovery key with: mirror init")]
+    NoKey,
+    #[error("the log did not record the release: {0}; the halt stays engaged, release it again")]
     NotRecorded(String),
-}
-
-impl Error {
-    pub(crate) fn not_recorded(why: &dyn std::error::Error) -> Self {
-        Self::NotRecorded(why.to_string())
-    }
-}
-
-impl From<Status> for Error {
-    fn from(status: Status) -> Self {
-        Self::not_recorded(&Remote::from_status(&status))
-    }
+    #[error("cannot write {path:?}: {source}; free disk space or mend the permissions")]
+    Storage {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
 }
 
 impl Classify for Error {
     fn kind(&self) -> Kind {
         match self {
-            Self::Invalid { .. } => Kind::Invalid,
-            Self::Missing(_) => Kind::NotFound,
-            Self::Full(_) => Kind::Precondition,
-            Self::NotRecorded(_) => Kind::Unavailable,
+            Self::Reason(_) => Kind::Invalid,
+            Self::Proof(_) => Kind::Denied,
+            Self::Stale { .. } => Kind::Conflict,
+            Self::NoKey => Kind::Precondition,
+            Self::NotRecorded(_) | Self::Storage { .. } => Kind::Unavailable,
         }
     }
 
     fn reason(&self) -> &'static str {
         match self {
-            Self::Invalid { .. } => "HALT_ENTRY_INVALID",
-            Self::Missing(_) => "HALT_ENTRY_MISSING",
-            Self::Full(_) => "HALT_FULL",
+            Self::Reason(_) => "HALT_REASON_INVALID",
+            Self::Proof(_) => "HALT_PROOF_INVALID",
+            Self::Stale { .. } => "HALT_EPOCH_STALE",
+            Self::NoKey => "HALT_NO_RELEASE_KEY",
             Self::NotRecorded(_) => "HALT_NOT_RECORDED",
+            Self::Storage { .. } => "HALT_STORAGE",
         }
     }
 
     fn details(&self) -> Vec<Detail> {
         match self {
-            Self::Invalid { field, why } => vec![Detail::Field((*field).to_owned(), (*why).to_owned())],
-            Self::Missing(name) => vec![Detail::Resource("entry", name.clone())],
-            Self::Full(limit) => vec![Detail::Value("limit", limit.to_string())],
-            Self::NotRecorded(_) => Vec::new(),
+            Self::Reason(why) => vec![Detail::Field("reason".to_owned(), (*why).to_owned())],
+            Self::Proof(why) => vec![Detail::Field("envelope".to_owned(), (*why).to_owned())],
+            Self::Stale { wanted, .. } => vec![Detail::Value("release_epoch", wanted.to_string())],
+            Self::NoKey | Self::NotRecorded(_) | Self::Storage { .. } => Vec::new(),
         }
     }
 }

@@ -1,192 +1,122 @@
-//! Follows the log: the only writer of the fold.
+//! Follows the log: the only writer of what it proves.
 //!
-//! Invariant: the fold moves forward in the order of the log, without gaps, or starts again from its beginning.
+//! An erased or unverifiable event proves nothing. Invariant: the same events give the same fold.
 
-use std::time::Duration;
-
+use mirror_client::follow::{Follower, Next};
 use mirror_contract::mirror::bus::v1::bus_service_client::BusServiceClient;
-use mirror_contract::mirror::bus::v1::{Event, Filter, PayloadState, TailRequest, TailResponse};
-use mirror_errors::Remote;
-use mirror_kit::{Channel, Context, State};
+use mirror_contract::mirror::bus::v1::{Event, Filter, GetStatusRequest, PayloadState};
+use mirror_kit::{Channel, Context};
+use mirror_seal::PublicKey;
 use tokio::sync::watch;
-use tonic::Status;
 
-use crate::halt::{Entries, Put};
-use crate::store::Store;
-
-/// Pause before the bus is asked again.
-const PAUSE: Duration = Duration::from_millis(200);
+use crate::halt::{ENGAGED, RELEASED, Recorded};
+use crate::store::{Fold, Store};
 
 /// Positions after which the snapshot is saved, so that a start reads at most as many again.
 const SAVE_EVERY: u64 = 10_000;
 
-/// Why following ended.
-enum End {
-    /// The service is to stop.
-    Stopped,
-    /// The bus is away, or refused.
-    Away(String),
-    /// The fold must be built anew: it is ahead of the log, or an event it holds was erased.
-    Again(Entries),
+/// What the log says, for those who act on it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Told {
+    /// Highest epoch that is proven.
+    pub(crate) proven: u64,
+    /// Whether the log was read to where it ended when it was opened.
+    pub(crate) caught_up: bool,
+    /// Why the bus is away; nothing while it is there.
+    pub(crate) away: Option<String>,
 }
 
-impl From<Status> for End {
-    fn from(status: Status) -> Self {
-        let remote = Remote::from_status(&status);
-        match remote.reason.as_str() {
-            "BUS_POSITION_OUT_OF_RANGE" => Self::Again(Entries::default()),
-            _ => Self::Away(remote.to_string()),
-        }
-    }
-}
-
-/// Follows the log until the service is to stop.
+/// Follows the log until the service is to stop, then saves the snapshot.
 pub(crate) async fn follow(
     cx: Context,
-    fold: watch::Sender<Entries>,
+    bus: Channel,
     store: Store,
-    mut bus: BusServiceClient<Channel>,
+    mut fold: Fold,
+    told: watch::Sender<Told>,
 ) {
-    loop {
-        match tail(&cx, &fold, &store, &mut bus).await {
-            End::Stopped => return,
-            End::Again(entries) => {
-                tracing::info!("the entries are built anew from the log");
-                fold.send_replace(entries);
-            }
-            End::Away(why) => {
-                cx.state().set(State::Degraded, format!("the bus is away, entries may be old: {why}"));
-                if !cx.shutdown().sleep(&*cx.clock(), PAUSE).await {
-                    return;
+    let filter = Filter { subjects: vec!["halt.>".to_owned()], ..Filter::default() };
+    let mut follower = Follower::new(bus.clone(), fold.place.clone()).filtered(filter);
+    let mut status = BusServiceClient::new(bus);
+    let (shutdown, device) = (cx.shutdown(), cx.node().key);
+    // Once read to its end, the log only grows by what this service appends.
+    let (mut goal, mut caught_up) = (None, false);
+    let mut saved = fold.place.upto;
+    while let Some(next) = shutdown.or(follower.next()).await {
+        match next {
+            Next::Open => {}
+            Next::Batch(events) => {
+                let epochs = events.iter().filter_map(|event| proven(event, device));
+                let highest = epochs.fold(fold.proven, u64::max);
+                let news = highest > fold.proven;
+                fold = Fold { proven: highest, place: follower.place().clone() };
+                if news || fold.place.upto >= saved + SAVE_EVERY {
+                    saved = fold.place.upto;
+                    save(&store, &fold);
                 }
             }
-        }
-    }
-}
-
-async fn tail(
-    cx: &Context,
-    fold: &watch::Sender<Entries>,
-    store: &Store,
-    bus: &mut BusServiceClient<Channel>,
-) -> End {
-    match try_tail(cx, fold, store, bus).await {
-        Ok(end) => end,
-        Err(status) => status.into(),
-    }
-}
-
-async fn try_tail(
-    cx: &Context,
-    fold: &watch::Sender<Entries>,
-    store: &Store,
-    bus: &mut BusServiceClient<Channel>,
-) -> Result<End, Status> {
-    let shutdown = cx.shutdown();
-    let filter =
-        Filter { subjects: vec!["halt.>".to_owned(), "bus.redacted".to_owned()], ..Filter::default() };
-    let request = TailRequest { from: fold.borrow().upto() + 1, filter: Some(filter) };
-    let Some(answer) = shutdown.or(bus.tail(request)).await else { return Ok(End::Stopped) };
-    let mut stream = answer?.into_inner();
-    cx.state().set(State::Serving, "");
-    let mut saved = fold.borrow().upto();
-    loop {
-        let Some(message) = shutdown.or(stream.message()).await else { return Ok(End::Stopped) };
-        let Some(response) = message? else { return Ok(End::Away("it ended the stream".to_owned())) };
-        if let Some(again) = take(fold, response) {
-            return Ok(End::Again(again));
-        }
-        let upto = fold.borrow().upto();
-        if upto >= saved + SAVE_EVERY {
-            saved = upto;
-            let entries = fold.borrow().clone();
-            save(store.clone(), entries).await;
-        }
-    }
-}
-
-async fn save(store: Store, entries: Entries) {
-    match tokio::task::spawn_blocking(move || store.save(&entries)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => {
-            tracing::warn!(%error, "the snapshot was not saved; the next start reads more of the log");
-        }
-        Err(error) => {
-            // A save that the end of the service cut off is made again by the drain; a panic is a bug and goes on.
-            if let Ok(panic) = error.try_into_panic() {
-                std::panic::resume_unwind(panic);
+            Next::Away(why) => {
+                told.send_if_modified(|told| told.away.replace(why).is_none());
+                continue;
+            }
+            Next::Elsewhere => {
+                tracing::warn!("the snapshot is not of this log; what the log proves is read again");
+                fold = Fold::default();
+                (goal, caught_up) = (None, false);
+                follower.restart();
+                continue;
             }
         }
+        if goal.is_none() {
+            let answer = status.get_status(GetStatusRequest {}).await;
+            goal = answer.ok().map(|answer| answer.get_ref().head);
+        }
+        caught_up |= goal.is_some_and(|goal| fold.place.upto >= goal);
+        let now = Told { proven: fold.proven, caught_up, away: None };
+        told.send_if_modified(|told| std::mem::replace(told, now.clone()) != now);
+    }
+    save(&store, &fold);
+}
+
+fn save(store: &Store, fold: &Fold) {
+    if let Err(error) = store.save_fold(fold) {
+        tracing::warn!(%error, "the snapshot was not saved; the next start reads more of the log");
     }
 }
 
-/// Takes the events of one response; returns the fold to go on with when it must be built anew.
-fn take(fold: &watch::Sender<Entries>, response: TailResponse) -> Option<Entries> {
-    let mut again = None;
-    fold.send_modify(|entries| {
-        for event in response.events {
-            if event.subject == "bus.redacted" {
-                if !entries.reflects_erasure(event.seq) {
-                    again = Some(Entries::rebuilt_after(event.seq));
-                    return;
-                }
-            } else if let Some(put) = put_of(&event) {
-                entries.apply(event.seq, put);
-            }
-        }
-        entries.skip_to(response.upto);
-    });
-    again
-}
-
-/// Returns the change of an event; an erased one, or one of a later build, changes nothing.
-fn put_of(event: &Event) -> Option<Put> {
-    if event.subject != "halt.put" || event.payload_state() != PayloadState::Present {
+/// Returns the epoch that an event proves.
+fn proven(event: &Event, device: PublicKey) -> Option<u64> {
+    let ours = [ENGAGED, RELEASED].contains(&event.subject.as_str());
+    if !ours || event.payload_state() != PayloadState::Present {
         return None;
     }
-    serde_json::from_slice(&event.payload)
-        .inspect_err(|error| tracing::warn!(seq = event.seq, %error, "skipped a change that cannot be read"))
-        .ok()
+    serde_json::from_slice::<Recorded>(&event.payload).ok()?.proves(device)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn event(seq: u64, subject: &str, payload: &str, state: PayloadState) -> Event {
-        Event {
-            seq,
-            subject: subject.to_owned(),
-            payload: payload.to_owned().into(),
-            payload_state: state.into(),
-            ..Event::default()
-        }
-    }
-
-    fn response(events: Vec<Event>, upto: u64) -> TailResponse {
-        TailResponse { events, upto }
-    }
+    use mirror_kit::{HALT_TYPE, HaltStatement};
+    use mirror_seal::{Envelope, NodeKey};
 
     #[test]
-    fn changes_are_taken_and_erased_ones_count_as_never_made() {
-        let fold = watch::Sender::new(Entries::default());
-        let events = vec![
-            event(1, "halt.put", r#"{"name":"a","text":"one"}"#, PayloadState::Present),
-            event(2, "halt.put", "", PayloadState::Redacted),
-            event(3, "halt.other", "{}", PayloadState::Present),
-        ];
-        assert_eq!(take(&fold, response(events, 9)), None);
-        assert_eq!(fold.borrow().get("a").unwrap().seq, 1);
-        assert_eq!(fold.borrow().upto(), 9);
-    }
-
-    #[test]
-    fn an_erasure_builds_the_fold_anew_once() {
-        let fold = watch::Sender::new(Entries::default());
-        let erasure = || vec![event(4, "bus.redacted", "{}", PayloadState::Present)];
-        let again = take(&fold, response(erasure(), 4)).unwrap();
-        fold.send_replace(again);
-        assert_eq!(take(&fold, response(erasure(), 4)), None);
-        assert_eq!(fold.borrow().upto(), 4);
+    fn only_a_verified_event_that_is_there_proves_something() {
+        let key = NodeKey::generate().unwrap();
+        let statement = HaltStatement { epoch: 3, engaged: true, reason: String::new(), since_ms: 0 };
+        let event = |by: &NodeKey, subject: &str, state: PayloadState| {
+            let envelope = Envelope::sign(by, HALT_TYPE, &serde_json::to_vec(&statement).unwrap());
+            let payload = serde_json::to_vec(&Recorded::new(&statement, true, &envelope, None)).unwrap();
+            Event {
+                subject: subject.into(),
+                payload: payload.into(),
+                payload_state: state.into(),
+                ..Event::default()
+            }
+        };
+        let check = |event: Event, expected: Option<u64>| assert_eq!(proven(&event, key.public()), expected);
+        check(event(&key, ENGAGED, PayloadState::Present), Some(3));
+        check(event(&key, ENGAGED, PayloadState::Redacted), None);
+        check(event(&key, "halt.other", PayloadState::Present), None);
+        check(event(&NodeKey::generate().unwrap(), ENGAGED, PayloadState::Present), None);
+        check(Event { payload: "{}".into(), ..event(&key, ENGAGED, PayloadState::Present) }, None);
     }
 }

@@ -1,97 +1,169 @@
-//! The snapshot: the fold on disk, so that a start need not read the whole log.
+//! The files: the statement, the highest epoch, what waits for the log, and the snapshot of what the log proves.
 //!
-//! Invariant: a snapshot that cannot be trusted is set aside, and the fold rebuilt from the log.
+//! Invariant: a file that cannot be trusted is set aside and made again, never guessed at.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use mirror_client::follow::Place;
+use mirror_paths::write_atomic;
+use mirror_seal::Envelope;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::halt::Entries;
+use crate::halt::Recorded;
 
-/// Version of the fold; raised when the same events give other entries.
-const FOLD: u32 = 1;
+/// Version of the fold and of the file of what waits.
+const FORMAT: u32 = 1;
+
+/// What the log proves.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Fold {
+    /// Highest epoch that a verified event holds.
+    pub(crate) proven: u64,
+    /// How far the log was read.
+    pub(crate) place: Place,
+}
 
 #[derive(Serialize, Deserialize)]
 struct Snapshot {
-    fold: u32,
-    #[serde(flatten)]
-    entries: Entries,
+    format: u32,
+    proven: u64,
+    upto: u64,
+    seq: u64,
+    leaf: String,
 }
 
-/// Where the snapshot lies.
+/// A statement on its way to the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Pending {
+    /// Idempotency id of the event, made of the envelope.
+    pub(crate) id: String,
+    pub(crate) subject: String,
+    pub(crate) recorded: Recorded,
+}
+
+#[derive(Serialize, Deserialize)]
+struct PendingFile {
+    format: u32,
+    events: Vec<Pending>,
+}
+
+/// Where the files lie.
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
-    path: PathBuf,
+    halt: PathBuf,
+    snapshot: PathBuf,
 }
 
 impl Store {
-    /// Returns the store in a folder.
-    pub(crate) fn at(dir: &Path) -> Self {
-        Self { path: dir.join("snapshot.json") }
+    /// Returns the store over the home's folder `halt/` and the service's own folder.
+    pub(crate) fn at(halt: &Path, state: &Path) -> Self {
+        Self { halt: halt.to_owned(), snapshot: state.join("snapshot.json") }
     }
 
-    /// Returns the fold that was saved last, or the empty one.
-    pub(crate) fn load(&self) -> Entries {
-        let bytes = match fs::read(&self.path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Entries::default(),
-            Err(error) => return self.set_aside(&error.to_string()),
-        };
-        match serde_json::from_slice::<Snapshot>(&bytes) {
-            Ok(snapshot) if snapshot.fold == FOLD => snapshot.entries,
-            Ok(snapshot) => self.set_aside(&format!("fold {} and not {FOLD}", snapshot.fold)),
-            Err(error) => self.set_aside(&error.to_string()),
-        }
+    /// Returns the file that every service reads.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.halt.join("state")
     }
 
-    /// Saves the fold.
-    pub(crate) fn save(&self, entries: &Entries) -> io::Result<()> {
-        let snapshot = Snapshot { fold: FOLD, entries: entries.clone() };
-        mirror_paths::write_atomic(&self.path, &serde_json::to_vec(&snapshot)?)
+    /// Returns the file of the highest epoch.
+    pub(crate) fn seen(&self) -> PathBuf {
+        self.halt.join("seen")
     }
 
-    fn set_aside(&self, why: &str) -> Entries {
-        tracing::warn!(why, path = %self.path.display(), "the snapshot is set aside and rebuilt from the log");
-        // Whether it moves or not: the next save replaces it.
-        let _ = fs::rename(&self.path, self.path.with_extension("json.bad"));
-        Entries::default()
+    fn pending(&self) -> PathBuf {
+        self.halt.join("pending")
     }
+
+    /// Puts a statement in force.
+    pub(crate) fn put_state(&self, envelope: &Envelope) -> io::Result<()> {
+        write_atomic(&self.state(), envelope.to_json().as_bytes())
+    }
+
+    /// Sets the highest epoch.
+    pub(crate) fn put_seen(&self, epoch: u64) -> io::Result<()> {
+        write_atomic(&self.seen(), format!("{epoch}\n").as_bytes())
+    }
+
+    /// Returns what waits for the log.
+    pub(crate) fn load_pending(&self) -> Vec<Pending> {
+        let known = |file: &PendingFile| file.format == FORMAT;
+        load(&self.pending(), known).map(|file| file.events).unwrap_or_default()
+    }
+
+    /// Keeps what waits for the log.
+    pub(crate) fn save_pending(&self, events: &[Pending]) -> io::Result<()> {
+        write_atomic(
+            &self.pending(),
+            &serde_json::to_vec(&PendingFile { format: FORMAT, events: events.to_vec() })?,
+        )
+    }
+
+    /// Returns what the log proved when the snapshot was made.
+    pub(crate) fn load_fold(&self) -> Fold {
+        let snapshot = load(&self.snapshot, |snapshot: &Snapshot| snapshot.format == FORMAT);
+        let fold =
+            |Snapshot { proven, upto, seq, leaf, .. }| Fold { proven, place: Place { upto, seq, leaf } };
+        snapshot.map(fold).unwrap_or_default()
+    }
+
+    /// Keeps what the log proves, so that a start need not read the whole of it.
+    pub(crate) fn save_fold(&self, fold: &Fold) -> io::Result<()> {
+        let Place { upto, seq, leaf } = fold.place.clone();
+        let snapshot = Snapshot { format: FORMAT, proven: fold.proven, upto, seq, leaf };
+        write_atomic(&self.snapshot, &serde_json::to_vec(&snapshot)?)
+    }
+}
+
+/// Reads a file; one that is of no use is set aside.
+fn load<T: DeserializeOwned>(path: &Path, known: impl FnOnce(&T) -> bool) -> Option<T> {
+    let why = match fs::read(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return None,
+        Err(e) => e.to_string(),
+        Ok(bytes) => match serde_json::from_slice::<T>(&bytes) {
+            Ok(value) if known(&value) => return Some(value),
+            Ok(_) => "it was made by another version".to_owned(),
+            Err(e) => e.to_string(),
+        },
+    };
+    tracing::warn!(why, path = %path.display(), "a file is set aside and made again");
+    // Whether it moves or not: the next save replaces it.
+    let _ = fs::rename(path, path.with_added_extension("bad"));
+    None
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::halt::Put;
+    use crate::halt::claim;
+    use mirror_kit::{HALT_TYPE, HaltStatement};
+    use mirror_seal::NodeKey;
 
-    fn fixture() -> (tempfile::TempDir, Store, Entries) {
+    #[test]
+    fn what_is_saved_is_loaded_and_what_is_of_no_use_is_set_aside() {
         let temp = tempfile::tempdir().unwrap();
-        let store = Store::at(temp.path());
-        let mut entries = Entries::default();
-        entries.apply(7, Put { name: "a".to_owned(), text: "one".to_owned() });
-        (temp, store, entries)
-    }
-
-    #[test]
-    fn what_is_saved_is_loaded() {
-        let (_temp, store, entries) = fixture();
-        assert_eq!(store.load(), Entries::default());
-        store.save(&entries).unwrap();
-        assert_eq!(store.load(), entries);
-    }
-
-    #[test]
-    fn a_snapshot_that_cannot_be_trusted_is_set_aside() {
-        let (_temp, store, entries) = fixture();
-        store.save(&entries).unwrap();
-        let good = fs::read_to_string(&store.path).unwrap();
-        let aside = store.path.with_extension("json.bad");
-        for bad in ["", "[]", &good[..good.len() - 1], &good.replace("\"fold\":1", "\"fold\":2")] {
-            fs::write(&store.path, bad).unwrap();
-            assert_eq!(store.load(), Entries::default(), "{bad:?}");
-            assert_eq!(fs::read_to_string(&aside).unwrap(), bad);
-            assert!(!store.path.exists());
+        let store = Store::at(temp.path(), temp.path());
+        assert_eq!((store.load_fold(), store.load_pending()), (Fold::default(), Vec::new()));
+        let fold = Fold { proven: 7, place: Place { upto: 9, seq: 8, leaf: "x".into() } };
+        let key = NodeKey::generate().unwrap();
+        let statement = HaltStatement { epoch: 7, engaged: true, reason: "stop".into(), since_ms: 1 };
+        let envelope = Envelope::sign(&key, HALT_TYPE, &serde_json::to_vec(&statement).unwrap());
+        let recorded = Recorded::new(&statement, false, &envelope, None);
+        let pending = vec![Pending { id: "halt-1".into(), subject: "halt.engaged".into(), recorded }];
+        store.save_fold(&fold).unwrap();
+        store.save_pending(&pending).unwrap();
+        assert_eq!((store.load_fold(), store.load_pending()), (fold, pending));
+        assert_eq!(claim(&store.load_pending()[0].recorded.envelope), Some(statement));
+        for path in [store.snapshot.clone(), store.pending()] {
+            let good = fs::read_to_string(&path).unwrap();
+            for bad in ["", "[]", &good[..good.len() - 1], &good.replace("\"format\":1", "\"format\":2")] {
+                fs::write(&path, bad).unwrap();
+                let (fold, pending) = (store.load_fold(), store.load_pending());
+                assert!(fold == Fold::default() || pending.is_empty(), "{bad:?}");
+                assert!(!path.exists());
+            }
         }
     }
 }

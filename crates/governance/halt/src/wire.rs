@@ -1,69 +1,71 @@
 //! Requests inward, with all validation; answers outward.
 
 use mirror_contract::mirror::halt::v1 as pb;
+use mirror_contract::timestamp;
+use mirror_seal::Envelope;
 
 use crate::error::Error;
-use crate::halt::{Entry, Put};
+use crate::halt::REASON;
+use crate::warden::Shown;
 
-/// Longest name, in bytes.
-const NAME_BYTES: usize = 64;
+/// Longest envelope, in bytes.
+const ENVELOPE: usize = 8 << 10;
 
-/// Longest text, in bytes: far below the bus's limit for a payload, also when it is escaped.
-const TEXT_BYTES: usize = 4096;
-
-/// Checks a name.
-pub(crate) fn name(name: String) -> Result<String, Error> {
-    let known = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    if name.is_empty() || name.len() > NAME_BYTES || !name.bytes().all(known) {
-        return Err(Error::Invalid { field: "name", why: "must be 1 to 64 of [a-z0-9-]" });
+/// Checks the reason of an engagement.
+pub(crate) fn reason(request: pb::EngageHaltRequest) -> Result<String, Error> {
+    let reason = request.reason;
+    if reason.trim().is_empty() || reason.len() > REASON {
+        return Err(Error::Reason("must be 1 to 300 bytes"));
     }
-    Ok(name)
+    if reason.chars().any(char::is_control) {
+        return Err(Error::Reason("must be one line without control characters"));
+    }
+    Ok(reason)
 }
 
-impl TryFrom<pb::PutEntryRequest> for Put {
-    type Error = Error;
+/// Reads the envelope of a release.
+pub(crate) fn envelope(request: &pb::ReleaseHaltRequest) -> Result<Envelope, Error> {
+    if request.envelope.len() > ENVELOPE {
+        return Err(Error::Proof("must be at most 8,192 bytes"));
+    }
+    Envelope::from_json(request.envelope.as_bytes())
+        .map_err(|_| Error::Proof("must be a DSSE envelope in JSON"))
+}
 
-    fn try_from(request: pb::PutEntryRequest) -> Result<Self, Error> {
-        if request.text.is_empty() || request.text.len() > TEXT_BYTES {
-            return Err(Error::Invalid { field: "text", why: "must be 1 to 4,096 bytes" });
+impl From<Shown> for pb::HaltState {
+    fn from(shown: Shown) -> Self {
+        Self {
+            engaged: shown.reason.is_some(),
+            epoch: shown.epoch,
+            reason: shown.reason.unwrap_or_default(),
+            since: (shown.since_ms > 0).then(|| timestamp(shown.since_ms)),
+            release_epoch: shown.release_epoch,
+            releasable: shown.releasable,
         }
-        Ok(Self { name: name(request.name)?, text: request.text })
     }
-}
-
-/// Returns the answer that shows an entry.
-pub(crate) fn shown(name: String, entry: &Entry) -> pb::GetEntryResponse {
-    pb::GetEntryResponse { name, text: entry.text.clone(), seq: entry.seq }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mirror_errors::{Classify as _, Detail};
 
-    /// Checks which field of a request is refused; an empty one means that it is taken.
-    #[track_caller]
-    fn check(name: &str, text: &str, field: &str) {
-        let request = pb::PutEntryRequest { name: name.to_owned(), text: text.to_owned() };
-        let refused = Put::try_from(request).err().map(|error| error.details());
-        match refused.as_deref() {
-            None => assert_eq!(field, "", "{name:?} was taken"),
-            Some([Detail::Field(found, _)]) => assert_eq!(found, field, "{name:?}"),
-            other => panic!("{other:?}"),
+    #[test]
+    fn a_reason_is_one_line_within_its_bounds() {
+        let check = |text: &str, ok: bool| {
+            let request = pb::EngageHaltRequest { reason: text.to_owned() };
+            assert_eq!(reason(request).is_ok(), ok, "{text:?}");
+        };
+        check("stop", true);
+        check(&"x".repeat(300), true);
+        for bad in ["", "  ", "a\nb", "a\u{1b}b", &"x".repeat(301)] {
+            check(bad, false);
         }
     }
 
     #[test]
-    fn the_bounds_are_taken_and_what_is_beyond_is_named() {
-        check("a", "x", "");
-        check(&"a-0".repeat(21), "x", "");
-        check(&"z".repeat(64), &"x".repeat(4096), "");
-        check("", "x", "name");
-        check(&"z".repeat(65), "x", "name");
-        check("a", "", "text");
-        check("a", &"x".repeat(4097), "text");
-        for name in ["A", "a b", "a.b", "a\n", "../a", "\u{e9}"] {
-            check(name, "x", "name");
+    fn an_envelope_is_bounded_json() {
+        for bad in ["", "{}", "x", &"x".repeat(9_000)] {
+            assert!(envelope(&pb::ReleaseHaltRequest { envelope: bad.to_owned() }).is_err());
         }
     }
 }

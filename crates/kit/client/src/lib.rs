@@ -4,6 +4,7 @@
 //! Invariant: every unary call has a deadline, the caller's or the contract's.
 
 pub mod follow;
+pub mod schedule;
 pub mod trace;
 
 use std::fmt;

@@ -60,6 +60,33 @@ pub struct ReleaseKey {
     pub public_key: String,
 }
 
+impl ReleaseKeys {
+    /// Reads the keys of an envelope such as that in `halt/keys`; none when the device key did not sign it.
+    pub fn open(envelope: &Envelope, device: PublicKey) -> Option<Self> {
+        serde_json::from_slice(&envelope.open(device, HALT_KEYS_TYPE).ok()?).ok()
+    }
+
+    /// Returns whether a key has signed the statement that may make it. The device key frees a home once, when it is
+    /// made; after that only a key that the machine does not hold does.
+    pub fn trust(&self, device: PublicKey, envelope: &Envelope, claim: &HaltStatement) -> bool {
+        let by = |key| envelope.open(key, HALT_TYPE).is_ok();
+        if (claim.engaged || claim.epoch == 0) && by(device) {
+            return true;
+        }
+        self.keys.iter().any(|k| {
+            let may = claim.engaged || k.may_release();
+            may && PublicKey::from_hex(&k.public_key).is_ok_and(by)
+        })
+    }
+}
+
+impl ReleaseKey {
+    /// Returns whether the key may release the halt.
+    pub fn may_release(&self) -> bool {
+        matches!(self.kind.as_str(), "recovery" | "device")
+    }
+}
+
 /// The halt state as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HaltView {
@@ -71,6 +98,10 @@ pub struct HaltView {
     pub trusted: bool,
     /// Highest epoch that was seen.
     pub seen: u64,
+    /// What `halt/seen` says, where it can be read.
+    pub floor: Option<u64>,
+    /// What `halt/state` holds, where it is an envelope.
+    pub envelope: Option<Envelope>,
 }
 
 /// A cached view of the halt state.
@@ -140,7 +171,14 @@ impl Halt {
             .map_err(|e| format!("halt/seen cannot be read: {e}"))
             .and_then(|text| text.trim().parse::<u64>().map_err(|e| format!("halt/seen is malformed: {e}")));
         let seen = known.max(floor.as_ref().copied().unwrap_or(0));
-        let refused = |why: String| HaltView { halted: Some(why), statement: None, trusted: false, seen };
+        let refused = |why: String| HaltView {
+            halted: Some(why),
+            statement: None,
+            trusted: false,
+            seen,
+            floor: floor.as_ref().ok().copied(),
+            envelope: None,
+        };
         let Some(key) = self.key else {
             return refused("this home has no device key; run: mirror init".to_owned());
         };
@@ -152,8 +190,8 @@ impl Halt {
             },
         };
         let claim = envelope.peek().and_then(|bytes| serde_json::from_slice::<HaltStatement>(&bytes).ok());
-        let trusted = claim.as_ref().is_some_and(|claim| self.is_trusted(&envelope, claim, key));
-        let halted = match (&claim, floor) {
+        let trusted = claim.as_ref().is_some_and(|claim| self.keys().trust(key, &envelope, claim));
+        let halted = match (&claim, &floor) {
             (None, _) => Some("halt/state is malformed".to_owned()),
             (Some(claim), _) if claim.engaged && claim.reason.is_empty() => {
                 Some("the halt is engaged".to_owned())
@@ -162,41 +200,28 @@ impl Halt {
             _ if !trusted => {
                 Some("halt/state is not trusted: no key that may release has signed it".to_owned())
             }
-            (_, Err(why)) => Some(why),
+            (_, Err(why)) => Some(why.clone()),
             (Some(claim), Ok(_)) if claim.epoch < seen => {
                 Some(format!("halt/state is of epoch {}, and epoch {seen} was seen", claim.epoch))
             }
             _ => None,
         };
-        HaltView { halted, statement: claim, trusted, seen }
-    }
-
-    /// Returns whether a key has signed the statement that may make it. The device key frees a home once, when it is
-    /// made; after that only a key that the machine does not hold does.
-    fn is_trusted(&self, envelope: &Envelope, claim: &HaltStatement, key: PublicKey) -> bool {
-        let by = |key| envelope.open(key, HALT_TYPE).is_ok();
-        if (claim.engaged || claim.epoch == 0) && by(key) {
-            return true;
-        }
-        self.release_keys(key).keys.iter().any(|k| {
-            let may = claim.engaged || matches!(k.kind.as_str(), "recovery" | "device");
-            may && PublicKey::from_hex(&k.public_key).is_ok_and(by)
-        })
+        HaltView { halted, statement: claim, trusted, seen, floor: floor.ok(), envelope: Some(envelope) }
     }
 
     /// Returns the keys of `halt/keys`; none when the file is missing or the device key did not sign it.
-    fn release_keys(&self, key: PublicKey) -> ReleaseKeys {
-        fs::read(self.dir.join("keys"))
-            .ok()
-            .and_then(|bytes| Envelope::from_json(&bytes).ok()?.open(key, HALT_KEYS_TYPE).ok())
-            .and_then(|payload| serde_json::from_slice(&payload).ok())
-            .unwrap_or_default()
+    pub fn keys(&self) -> ReleaseKeys {
+        self.keys_envelope().zip(self.key).and_then(|(e, key)| ReleaseKeys::open(&e, key)).unwrap_or_default()
+    }
+
+    /// Returns what `halt/keys` holds, where it is an envelope.
+    pub fn keys_envelope(&self) -> Option<Envelope> {
+        Envelope::from_json(&fs::read(self.dir.join("keys")).ok()?).ok()
     }
 
     /// Returns whether a key exists that can release the halt.
     pub fn is_releasable(&self) -> bool {
-        let keys = self.key.map(|key| self.release_keys(key)).unwrap_or_default();
-        keys.keys.iter().any(|k| matches!(k.kind.as_str(), "recovery" | "device"))
+        self.keys().keys.iter().any(ReleaseKey::may_release)
     }
 }
 

@@ -72,7 +72,7 @@ struct NodeFile {
 }
 
 /// Layout of the home that this build writes. 1: as it was before there was this file. 2: `halt/seen` exists.
-const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 2;
 
 /// Makes a home ready for use; what exists is kept, an older layout is brought up to date. Returns the node, and
 /// whether the home is new.
@@ -84,7 +84,7 @@ pub fn init(home: &Home) -> Result<(Node, bool), HomeError> {
     let node_path = home.bus().join("node.json");
     let fresh = !node_path.is_file();
     if fresh {
-        found(home, &node_path)?;
+        found(home, &node_path, 1)?;
     }
     // Only a home of the old layout may lack the file: to write it again elsewhere would forget what was seen.
     if layout < LAYOUT {
@@ -97,8 +97,23 @@ pub fn init(home: &Home) -> Result<(Node, bool), HomeError> {
     Ok((node(home)?, fresh))
 }
 
+/// Gives a home the device key that its owner restored. A home without a log gets one under the epoch that is given,
+/// which must never have been in use: whoever has seen the lost log would take a second one of its name for a forgery.
+///
+/// Whoever calls this has made sure that the home has no other device key.
+pub fn restore(home: &Home, key: &NodeKey, epoch: u32) -> Result<Node, HomeError> {
+    layout(home)?;
+    home.prepare()?;
+    write(&home.keys().join("node.seed"), &format!("{}\n", *key.to_hex()))?;
+    let node_path = home.bus().join("node.json");
+    if !node_path.is_file() {
+        found(home, &node_path, epoch)?;
+    }
+    Ok(init(home)?.0)
+}
+
 /// Makes the device key, the name of the log and the halt state of a new home.
-fn found(home: &Home, node_path: &Path) -> Result<(), HomeError> {
+fn found(home: &Home, node_path: &Path, epoch: u32) -> Result<(), HomeError> {
     let seed_path = home.keys().join("node.seed");
     let key = match fs::read_to_string(&seed_path) {
         Ok(text) => NodeKey::from_hex(&text),
@@ -106,14 +121,18 @@ fn found(home: &Home, node_path: &Path) -> Result<(), HomeError> {
         Err(source) => return Err(HomeError::Io { path: seed_path, source }),
     }
     .map_err(|source| HomeError::Key { path: seed_path.clone(), source })?;
-    write(&seed_path, &format!("{}\n", key.to_hex()))?;
-    let statement = HaltStatement { epoch: 0, engaged: false, reason: String::new(), since_ms: 0 };
-    let statement = serde_json::to_vec(&statement).unwrap_or_default();
-    write(&home.halt().join("state"), &Envelope::sign(&key, HALT_TYPE, &statement).to_json())?;
+    write(&seed_path, &format!("{}\n", *key.to_hex()))?;
+    let state = home.halt().join("state");
+    // A halt that is there outlives the name of the log.
+    if !state.exists() {
+        let statement = HaltStatement { epoch: 0, engaged: false, reason: String::new(), since_ms: 0 };
+        let statement = serde_json::to_vec(&statement).unwrap_or_default();
+        write(&state, &Envelope::sign(&key, HALT_TYPE, &statement).to_json())?;
+    }
     // Last, because a home is one from here on.
     let file = NodeFile {
         format: 1,
-        origin: format!("{}.1", key.public().fingerprint()),
+        origin: format!("{}.{epoch}", key.public().fingerprint()),
         public_key: key.public().to_hex(),
     };
     write(node_path, &format!("{}\n", serde_json::to_string(&file).unwrap_or_default()))

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::decl::JobDecl;
 use crate::home;
 use crate::logs::{self, RollingFile};
-use crate::run::{App, EXIT_FAILED, Env};
+use crate::run::{App, EXIT_FAILED, Env, is_stopped, supervised};
 
 /// What a job returns: what it did, or why it failed, one sentence.
 pub type Working = Pin<Box<dyn Future<Output = Result<String, String>> + Send>>;
@@ -73,8 +73,17 @@ fn path(home: &Home, job: &str) -> std::path::PathBuf {
 }
 
 /// Runs one job as the whole process. It exits with 0 when the job succeeded.
+///
+/// One that the owner stopped does nothing at its times; whoever runs it by hand wants it now.
 pub fn run_job(app: &'static App, job: &'static Job) -> ExitCode {
-    match prepare(app, job.decl).and_then(|env| work(env, job)) {
+    let prepared = prepare(app, job.decl);
+    if let Ok(env) = &prepared
+        && supervised()
+        && is_stopped(&env.home, &job.decl.agent())
+    {
+        return ExitCode::SUCCESS;
+    }
+    match prepared.and_then(|env| work(env, job)) {
         Ok(detail) => {
             tracing::info!(job = job.decl.name, detail, "done");
             ExitCode::SUCCESS

@@ -22,6 +22,7 @@ mod logs;
 mod metrics;
 mod peer;
 mod report;
+mod resident;
 mod run;
 mod starts;
 mod state;
@@ -34,7 +35,7 @@ pub use decl::{
     Away, Binary, Building, Criticality, Decl, JobDecl, Keep, Need, Primitive, Service, When, check_catalogue,
 };
 pub use halt::{HALT_KEYS_TYPE, HALT_TYPE, Halt, HaltStatement, HaltView, ReleaseKey, ReleaseKeys};
-pub use home::{HomeError, Node, init, node};
+pub use home::{HomeError, LAYOUT, Node, init, node, restore};
 pub use job::{Job, JobContext, LastRun, Working, last_run, run_job};
 pub use lease::{Holder, LeaseInfo, holder};
 pub use listener::Conn;
@@ -42,7 +43,9 @@ pub use logs::{RollingFile, capture_for_tests};
 pub use mirror_client::{Channel, Dial, SocketDial, channel, hold, trace::Trace};
 pub use peer::{Peer, Principal, fleet_row, process_start};
 pub use report::Refusal;
+pub use resident::serve_here;
 pub use run::{App, Env, Exit, main, serve};
+pub use starts::failed_starts;
 pub use state::{State, StateCell};
 pub use tasks::{Tasks, spawn_thread};
 

@@ -6,10 +6,14 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use mirror_paths::Home;
 
 use crate::access::PrincipalKind;
+
+/// The service that writes the fleet's rows.
+const SUPERVISOR: &str = "supervisor";
 
 /// A caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +77,25 @@ fn service_of(fleet: &Path, pid: u32) -> Option<String> {
         let text = fs::read_to_string(entry.path()).ok()?;
         (text == row).then(|| entry.file_name().to_string_lossy().into_owned())
     })
+}
+
+/// Waits for the supervisor's row about this process, so that peers know it as a service from its first call on.
+pub(crate) async fn await_fleet_row(home: &Home, name: &str) {
+    // The supervisor writes its own row, once it is up.
+    if !crate::run::supervised() || name == SUPERVISOR {
+        return;
+    }
+    let pid = std::process::id();
+    let Ok(start) = process_start(pid) else { return };
+    let row = fleet_row(pid, &start);
+    let path = home.fleet().join(name);
+    for _ in 0..400 {
+        if std::fs::read_to_string(&path).is_ok_and(|text| text == row) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    tracing::warn!("the supervisor wrote no row for this process; peers will take it for a local caller");
 }
 
 /// Returns the row by which the supervisor says that a process is a service.

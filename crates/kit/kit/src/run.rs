@@ -30,7 +30,7 @@ use crate::job::Job;
 use crate::lease::{Lease, LeaseInfo};
 use crate::listener::{Bound, Conn, Incoming};
 use crate::logs::{self, RollingFile};
-use crate::peer::{fleet_row, process_start};
+use crate::peer::await_fleet_row;
 use crate::starts;
 use crate::state::{State, StateCell};
 use crate::tasks::Tasks;
@@ -195,12 +195,12 @@ fn raise_file_limit() {
 }
 
 /// Returns whether the owner, or the supervisor for its failures, wants the service down.
-fn is_stopped(home: &Home, name: &str) -> bool {
+pub(crate) fn is_stopped(home: &Home, name: &str) -> bool {
     desired::read(home, name).0 != Wish::Running
 }
 
 /// Returns whether a supervisor started this process and will start it again.
-fn supervised() -> bool {
+pub(crate) fn supervised() -> bool {
     std::env::var_os("MIRROR_SUPERVISED").is_some()
 }
 
@@ -256,24 +256,6 @@ async fn run_process(env: Env, service: &'static Service, lease: Lease) -> u8 {
     }
 }
 
-/// Waits for the supervisor's row about this process, so that peers know it as a service from its first call on.
-async fn await_fleet_row(home: &Home, name: &str) {
-    if !supervised() {
-        return;
-    }
-    let pid = std::process::id();
-    let Ok(start) = process_start(pid) else { return };
-    let row = fleet_row(pid, &start);
-    let path = home.fleet().join(name);
-    for _ in 0..400 {
-        if std::fs::read_to_string(&path).is_ok_and(|text| text == row) {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    tracing::warn!("the supervisor wrote no row for this process; peers will take it for a local caller");
-}
-
 /// Serves a service on given connections until it is told to stop.
 ///
 /// Health, state and reflection answer from the first moment; the service's own methods once it is built.
@@ -284,7 +266,7 @@ where
     serve_leased(env, service, incoming, shutdown, None).await
 }
 
-async fn serve_leased<I>(
+pub(crate) async fn serve_leased<I>(
     env: Env,
     service: &'static Service,
     incoming: I,

@@ -79,6 +79,13 @@ pub(crate) fn failed(home: &Home, service: &str, why: &str) {
     }
 }
 
+/// Returns how many starts of a service have failed within the last ten minutes, by the clock that counts from the boot.
+pub fn failed_starts(home: &Home, service: &str, now: Duration) -> usize {
+    let now_ms = millis(now);
+    let recent = |s: &&Start| s.at_ms <= now_ms && now_ms - s.at_ms <= millis(WINDOW);
+    read(home, service).failed.iter().filter(recent).count()
+}
+
 fn read(home: &Home, service: &str) -> Starts {
     let text = std::fs::read_to_string(path(home, service)).unwrap_or_default();
     serde_json::from_str(&text).unwrap_or_default()
@@ -117,6 +124,9 @@ mod tests {
             assert!(begin(&home, "bus", Duration::from_secs(100 + 10 * n)));
             failed(&home, "bus", "no space left");
         }
+        // The end of the fifth is known when the sixth begins.
+        assert_eq!(failed_starts(&home, "bus", Duration::from_secs(150)), 4);
+        assert_eq!(failed_starts(&home, "bus", Duration::from_secs(705)), 3, "ten minutes are over for one");
         assert!(!begin(&home, "bus", Duration::from_secs(160)));
         let (wish, reason) = desired::read(&home, "bus");
         assert_eq!(wish, Wish::Quarantined);

@@ -9,6 +9,8 @@
 //! It refuses to pass a test whose services logged a warning or an error that the test did not expect.
 //! Invariant: each Sandbox has a home of its own, removed at the end, and opens no socket.
 
+pub mod fleet;
+
 use std::any::Any;
 use std::collections::HashMap;
 use std::io;
@@ -285,13 +287,18 @@ impl Node {
 }
 
 /// Waits until a condition holds; its error says how things stand and ends up in the message of a time-out.
-pub async fn wait(what: &str, mut condition: impl AsyncFnMut() -> Result<(), String>) {
+pub async fn wait(what: &str, condition: impl AsyncFnMut() -> Result<(), String>) {
+    wait_for(WAIT, what, condition).await;
+}
+
+/// Waits until a condition holds that may take longer than others.
+pub async fn wait_for(limit: Duration, what: &str, mut condition: impl AsyncFnMut() -> Result<(), String>) {
     let started = tokio::time::Instant::now();
     loop {
         match condition().await {
             Ok(()) => return,
-            Err(state) if started.elapsed() > WAIT => {
-                panic!("waited {WAIT:?} until {what}; the last state was: {state}")
+            Err(state) if started.elapsed() > limit => {
+                panic!("waited {limit:?} until {what}; the last state was: {state}")
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(2)).await,
         }

@@ -1,11 +1,12 @@
 //! What must hold from event to event: sequence, chain, clock, writes, ids.
 
+use crate::Options;
 use crate::erased::Erasures;
 use crate::findings::{Findings, Place};
 use crate::ids::Ids;
 use crate::merkle::{Frontier, Hash, hex};
 use crate::read::{Body, Head};
-use crate::report::{FindingKind, OriginReport, Tail};
+use crate::report::{FindingKind, OriginReport, Root, Tail};
 
 /// The state of a log up to a place in it.
 #[derive(Debug, Clone)]
@@ -29,10 +30,16 @@ pub(crate) struct Chain {
     pub(crate) ids: Ids,
     erasures: Erasures,
     payload_bytes: u64,
+    /// Sizes at which the root is asked for and not yet passed, the smallest last.
+    marks: Vec<u64>,
+    roots: Vec<Root>,
 }
 
 impl Chain {
-    pub(crate) fn new(origin: Option<&str>) -> Self {
+    pub(crate) fn new(origin: Option<&str>, options: &Options) -> Self {
+        let mut marks = options.marks.clone();
+        marks.sort_unstable_by(|a, b| b.cmp(a));
+        marks.dedup();
         Self {
             origin: origin.map(Into::into),
             next: 1,
@@ -45,9 +52,11 @@ impl Chain {
             head: None,
             first: 0,
             tree: Frontier::default(),
-            ids: Ids::default(),
+            ids: Ids::new(options.ids),
             erasures: Erasures::default(),
             payload_bytes: 0,
+            marks,
+            roots: Vec::new(),
         }
     }
 
@@ -108,7 +117,18 @@ impl Chain {
         }
         self.events += 1;
         self.whole &= own;
+        self.mark(seq);
         true
+    }
+
+    /// Notes the root when it is asked for at this size.
+    fn mark(&mut self, size: u64) {
+        while self.marks.last().is_some_and(|mark| *mark <= size) {
+            let mark = self.marks.pop();
+            if mark == Some(size) && self.whole {
+                self.roots.push(Root { size, root_hex: hex(&self.tree.root()) });
+            }
+        }
     }
 
     fn rules(&mut self, place: Place, head: &Head) {
@@ -165,6 +185,7 @@ impl Chain {
             head_seq: self.head.map(|(seq, _)| seq).unwrap_or_default(),
             head_leaf_hex: self.head.map(|(_, leaf)| hex(&leaf)),
             root_hex: self.whole.then(|| hex(&self.tree.root())),
+            roots: self.roots,
             payload_bytes: self.payload_bytes,
             ids_compared: self.ids.compared,
             redacted: self.erasures.listed,

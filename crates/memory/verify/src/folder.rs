@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use crate::VerifyError;
 use crate::chain::Chain;
 use crate::findings::{Findings, segment_name};
 use crate::header::is_origin;
 use crate::merkle::hex;
 use crate::report::{FindingKind, OriginReport, Progress, Report, Tail};
 use crate::walk::{Segment, Walk};
+use crate::{Options, VerifyError};
 
 const NODE_LIMIT: u64 = 4096;
 
@@ -23,17 +23,17 @@ const LISTINGS: usize = 8;
 
 type Watch<'a> = &'a mut dyn FnMut(Progress<'_>);
 
-pub(crate) fn verify(dir: &Path, progress: Watch<'_>) -> Result<Report, VerifyError> {
+pub(crate) fn verify(dir: &Path, options: &Options, progress: Watch<'_>) -> Result<Report, VerifyError> {
     let unreadable = |source| VerifyError::Unreadable { path: dir.to_owned(), source };
     let top = list(dir).map_err(unreadable)?;
     let has = |name: &str| top.iter().any(|entry| entry == name);
     if has("log") {
-        return bus(dir, progress);
+        return bus(dir, options, progress);
     }
     let name = fs::canonicalize(dir).ok().and_then(|path| path.file_name().map(OsStr::to_owned));
     let origin = name.and_then(|name| name.into_string().ok()).filter(|name| is_origin(name.as_bytes()));
     if origin.is_some() || top.iter().any(|name| is_segment_like(name)) {
-        let log = log(dir, origin.as_deref(), progress).map_err(unreadable)?;
+        let log = log(dir, origin.as_deref(), options, progress).map_err(unreadable)?;
         return Ok(report(None, vec![log], Findings::default()));
     }
     if has("node.json") {
@@ -44,7 +44,7 @@ pub(crate) fn verify(dir: &Path, progress: Watch<'_>) -> Result<Report, VerifyEr
     Err(VerifyError::NotALog { path: dir.to_owned() })
 }
 
-fn bus(dir: &Path, progress: Watch<'_>) -> Result<Report, VerifyError> {
+fn bus(dir: &Path, options: &Options, progress: Watch<'_>) -> Result<Report, VerifyError> {
     let mut findings = Findings::default();
     let node_origin = node(dir, &mut findings);
     let logs = dir.join("log");
@@ -61,7 +61,7 @@ fn bus(dir: &Path, progress: Watch<'_>) -> Result<Report, VerifyError> {
             findings.add_named(FindingKind::BadFolder, shown, 0, None, why);
             continue;
         }
-        match log(&path, Some(&shown), progress) {
+        match log(&path, Some(&shown), options, progress) {
             Ok(report) => origins.push(report),
             Err(error) => {
                 let why = format!("the folder cannot be read: {error}");
@@ -77,8 +77,8 @@ fn report(node_origin: Option<String>, origins: Vec<OriginReport>, findings: Fin
 }
 
 /// Verifies the log in one folder.
-fn log(dir: &Path, origin: Option<&str>, progress: Watch<'_>) -> io::Result<OriginReport> {
-    let mut walk = Walk::new(Chain::new(origin), progress);
+fn log(dir: &Path, origin: Option<&str>, options: &Options, progress: Watch<'_>) -> io::Result<OriginReport> {
+    let mut walk = Walk::new(Chain::new(origin, options), progress);
     let mut names = segments(dir, &mut walk.chain.findings)?;
     walk.total =
         names.iter().filter_map(|name| fs::metadata(path_of(dir, *name)).ok()).map(|m| m.len()).sum();

@@ -3,8 +3,9 @@
 use std::collections::HashSet;
 use std::hash::{BuildHasher as _, BuildHasherDefault, Hasher, RandomState};
 
-/// Ids beyond this are not remembered, so that a log of any length is verified in bounded memory (about 300 MB).
-const LIMIT: u64 = 14_000_000;
+/// Ids beyond this are not remembered unless asked for, so that a log of any length is verified in bounded memory (about
+/// 300 MB).
+pub(crate) const LIMIT: u64 = 14_000_000;
 
 /// The hash that stands for an id.
 #[derive(Debug, Clone, Copy)]
@@ -29,8 +30,9 @@ impl Hasher for Through {
 }
 
 /// Two keyed hashes of 64 bits with random keys: whoever writes ids cannot choose two that collide.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Ids {
+    limit: u64,
     low: RandomState,
     high: RandomState,
     seen: HashSet<u128, BuildHasherDefault<Through>>,
@@ -38,6 +40,12 @@ pub(crate) struct Ids {
 }
 
 impl Ids {
+    /// Returns an empty set that remembers at most so many.
+    pub(crate) fn new(limit: u64) -> Self {
+        let (low, high) = (RandomState::new(), RandomState::new());
+        Self { limit, low, high, seen: HashSet::default(), compared: 0 }
+    }
+
     /// Returns the hash that stands for an id.
     pub(crate) fn key(&self, id: &[u8]) -> IdKey {
         IdKey(u128::from(self.low.hash_one(id)) | (u128::from(self.high.hash_one(id)) << 64))
@@ -45,7 +53,7 @@ impl Ids {
 
     /// Returns whether the id is new, as far as the set remembers.
     pub(crate) fn is_new(&mut self, IdKey(key): IdKey) -> bool {
-        if self.seen.len() as u64 >= LIMIT {
+        if self.seen.len() as u64 >= self.limit {
             return !self.seen.contains(&key);
         }
         self.compared += 1;

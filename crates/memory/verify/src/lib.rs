@@ -32,7 +32,7 @@ use std::path::{Path, PathBuf};
 
 use mirror_errors::{Classify, Detail, Kind};
 
-pub use report::{Finding, FindingKind, OriginReport, Progress, Redacted, Report, Severity, Tail};
+pub use report::{Finding, FindingKind, OriginReport, Progress, Redacted, Report, Root, Severity, Tail};
 
 /// Why nothing could be verified at all; damage is in the [`Report`] instead.
 #[derive(Debug, thiserror::Error)]
@@ -85,5 +85,29 @@ impl Classify for VerifyError {
 /// `progress` is called about once per mebibyte read. Damage is no error: it is in the report. A segment that cannot be
 /// read is a finding, and the others are still verified.
 pub fn verify(bus_dir: &Path, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Report, VerifyError> {
-    folder::verify(bus_dir, progress)
+    verify_with(bus_dir, &Options::default(), progress)
+}
+
+/// What a verification takes and gives beside the usual.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Most ids that are compared with all before them; each takes about 20 bytes of memory.
+    pub ids: u64,
+    /// Sizes at which the root of the tree is reported.
+    pub marks: Vec<u64>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { ids: ids::LIMIT, marks: Vec::new() }
+    }
+}
+
+/// Verifies as [`verify`] does, in the memory that is given, and reports the roots that are asked for.
+pub fn verify_with(
+    bus_dir: &Path,
+    options: &Options,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Report, VerifyError> {
+    folder::verify(bus_dir, options, progress)
 }

@@ -145,6 +145,15 @@ pub enum Tail {
     },
 }
 
+/// The root of the tree over the first events of a log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Root {
+    /// How many events.
+    pub size: u64,
+    /// Root of the RFC 6962 tree over their leaves, 64 hex digits.
+    pub root_hex: String,
+}
+
 /// The state of the log of one origin.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct OriginReport {
@@ -162,6 +171,9 @@ pub struct OriginReport {
     pub head_leaf_hex: Option<String>,
     /// Root of the RFC 6962 tree over all leaves, 64 hex digits; none when a leaf is missing.
     pub root_hex: Option<String>,
+    /// The roots that were asked for, by size; one is left out when a leaf before it is missing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub roots: Vec<Root>,
     /// Bytes of the payloads that are there and match.
     pub payload_bytes: u64,
     /// How many ids were compared with all before them: fewer than `events` in a log too long for memory.

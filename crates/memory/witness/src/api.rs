@@ -1,78 +1,83 @@
 //! The gRPC methods: parse, call, render.
 
-use std::time::Duration;
-
-use mirror_contract::mirror::bus::v1::bus_service_client::BusServiceClient;
-use mirror_contract::mirror::bus::v1::{AppendRequest, NewEvent, PayloadType};
 use mirror_contract::mirror::witness::v1 as pb;
 use mirror_contract::mirror::witness::v1::witness_service_server::WitnessService;
 use mirror_errors::reject;
-use mirror_kit::{Channel, Trace, hold};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tonic::{Request, Response, Status};
 
-use crate::config::Config;
 use crate::error::Error;
+use crate::notary::Call;
+use crate::notes::{Checkpoint, Notes};
+use crate::scrub::Desk;
 use crate::wire;
-use crate::witness::{Entries, Put};
 
 /// The service.
 #[derive(Debug)]
 pub(crate) struct Api {
-    fold: watch::Sender<Entries>,
-    bus: BusServiceClient<Channel>,
-    config: Config,
-    // Puts take turns, so that the limit holds and a repeated put is seen as one.
-    turn: Mutex<()>,
+    pub(crate) latest: watch::Sender<Option<Checkpoint>>,
+    pub(crate) notes: Notes,
+    pub(crate) notary: mpsc::Sender<Call>,
+    pub(crate) desk: Desk,
 }
 
 impl Api {
-    pub(crate) fn new(fold: watch::Sender<Entries>, bus: BusServiceClient<Channel>, config: Config) -> Self {
-        Self { fold, bus, config, turn: Mutex::new(()) }
+    async fn checkpoint(&self) -> Result<Checkpoint, Error> {
+        let stopping = || Error::KeeperAway("the witness is stopping".to_owned());
+        let (call, answer) = oneshot::channel();
+        self.notary.send(call).await.map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())?
     }
 
-    /// Appends a change and waits until the fold has it; returns its position.
-    async fn record(&self, put: &Put) -> Result<u64, Error> {
-        let event = NewEvent {
-            subject: "witness.put".to_owned(),
-            payload: serde_json::to_vec(put).map_err(|e| Error::not_recorded(&e))?.into(),
-            r#type: PayloadType::Json.into(),
-            // With an id, an append that is tried again after a lost answer is stored once.
-            id: format!("witness-{}", Trace::fresh().to_header()),
-            ..NewEvent::default()
-        };
-        let request = AppendRequest { event: Some(event), expect: None };
-        let append = || async { self.bus.clone().append(request.clone()).await };
-        let answer = hold(Duration::from_millis(self.config.hold_ms), append).await?;
-        let seq = answer.into_inner().ack.map_or(0, |ack| ack.seq);
-        self.fold.subscribe().wait_for(|e| e.upto() >= seq).await.map_err(|e| Error::not_recorded(&e))?;
-        Ok(seq)
+    async fn list(&self, before: u64, limit: usize) -> Result<Vec<Checkpoint>, Error> {
+        let notes = self.notes.clone();
+        let listed = tokio::task::spawn_blocking(move || notes.list(before, limit)).await;
+        let listed = listed.unwrap_or_else(|e| Err(std::io::Error::other(e)));
+        listed.map_err(|e| Error::storage(self.notes.dir(), e))
     }
 }
 
 #[tonic::async_trait]
 impl WitnessService for Api {
-    async fn get_entry(
+    async fn get_checkpoint(
         &self,
-        request: Request<pb::GetEntryRequest>,
-    ) -> Result<Response<pb::GetEntryResponse>, Status> {
-        let name = wire::name(request.into_inner().name).map_err(reject)?;
-        let entries = self.fold.borrow();
-        let entry = entries.get(&name).map_err(reject)?;
-        Ok(Response::new(wire::shown(name, entry)))
+        _: Request<pb::GetCheckpointRequest>,
+    ) -> Result<Response<pb::GetCheckpointResponse>, Status> {
+        let latest = self.latest.borrow().clone().ok_or(Error::NoCheckpoint).map_err(reject)?;
+        Ok(Response::new(pb::GetCheckpointResponse { checkpoint: Some(latest.into()) }))
     }
 
-    async fn put_entry(
+    async fn list_checkpoints(
         &self,
-        request: Request<pb::PutEntryRequest>,
-    ) -> Result<Response<pb::PutEntryResponse>, Status> {
-        let put: Put = request.into_inner().try_into().map_err(reject)?;
-        let _turn = self.turn.lock().await;
-        let found = self.fold.borrow().find(&put, self.config.entries).map_err(reject)?;
-        let (seq, unchanged) = match found {
-            Some(seq) => (seq, true),
-            None => (self.record(&put).await.map_err(reject)?, false),
-        };
-        Ok(Response::new(pb::PutEntryResponse { seq, unchanged }))
+        request: Request<pb::ListCheckpointsRequest>,
+    ) -> Result<Response<pb::ListCheckpointsResponse>, Status> {
+        let pb::ListCheckpointsRequest { before_size, limit } = request.into_inner();
+        let limit = wire::limit(limit).map_err(reject)?;
+        let before = if before_size == 0 { u64::MAX } else { before_size };
+        let listed = self.list(before, limit).await.map_err(reject)?;
+        let checkpoints = listed.into_iter().map(Into::into).collect();
+        Ok(Response::new(pb::ListCheckpointsResponse { checkpoints }))
+    }
+
+    async fn run_checkpoint(
+        &self,
+        _: Request<pb::RunCheckpointRequest>,
+    ) -> Result<Response<pb::RunCheckpointResponse>, Status> {
+        let checkpoint = self.checkpoint().await.map_err(reject)?;
+        Ok(Response::new(pb::RunCheckpointResponse { checkpoint: Some(checkpoint.into()) }))
+    }
+
+    async fn get_verification(
+        &self,
+        _: Request<pb::GetVerificationRequest>,
+    ) -> Result<Response<pb::GetVerificationResponse>, Status> {
+        Ok(Response::new(self.desk.standing().into()))
+    }
+
+    async fn run_verification(
+        &self,
+        _: Request<pb::RunVerificationRequest>,
+    ) -> Result<Response<pb::RunVerificationResponse>, Status> {
+        Ok(Response::new(pb::RunVerificationResponse { begun: self.desk.begin() }))
     }
 }

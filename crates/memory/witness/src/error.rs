@@ -1,34 +1,52 @@
 //! What the service answers with when it cannot do what was asked.
 
-use mirror_errors::{Classify, Detail, Kind, Remote};
-use tonic::Status;
+use std::io;
+use std::path::PathBuf;
+
+use mirror_errors::{Classify, Detail, Kind};
 
 /// Reasons; each has a page in `docs/errors/`.
-pub(crate) const REASONS: &[&str] =
-    &["WITNESS_ENTRY_INVALID", "WITNESS_ENTRY_MISSING", "WITNESS_FULL", "WITNESS_NOT_RECORDED"];
+pub(crate) const REASONS: &[&str] = &[
+    "WITNESS_BUS_AWAY",
+    "WITNESS_DIVERGED",
+    "WITNESS_KEEPER_AWAY",
+    "WITNESS_LIMIT_INVALID",
+    "WITNESS_NOTE_REFUSED",
+    "WITNESS_NO_CHECKPOINT",
+    "WITNESS_STORAGE",
+];
 
 /// Why a call was refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("{field}: {why}")]
     Invalid { field: &'static str, why: &'static str },
-    #[error("nothing was put under {0:?}; put a text first")]
-    Missing(String),
-    #[error("all {0} names are taken; raise entries in the table witness of mirror.toml")]
-    Full(usize),
-    #[error("the bus did not record the change: {0}; put it again")]
-    NotRecorded(String),
+    #[error(
+        "there is no checkpoint yet: the log has no event, or its first checkpoint is on the way; ask again"
+    )]
+    NoCheckpoint,
+    #[error("the head cannot be signed: the keeper is away ({0}); see `mirror status`, then ask again")]
+    KeeperAway(String),
+    #[error(
+        "the head cannot be signed: the keeper gave no valid signature ({0}); see the witness's and its log"
+    )]
+    NoteRefused(String),
+    #[error("the head cannot be signed: the bus is away ({0}); see `mirror status`, then ask again")]
+    BusAway(String),
+    #[error("{0}")]
+    Diverged(String),
+    #[error("cannot read or write {path:?}; mend its permissions or free space on the disk, then ask again")]
+    Storage {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
 }
 
 impl Error {
-    pub(crate) fn not_recorded(why: &dyn std::error::Error) -> Self {
-        Self::NotRecorded(why.to_string())
-    }
-}
-
-impl From<Status> for Error {
-    fn from(status: Status) -> Self {
-        Self::not_recorded(&Remote::from_status(&status))
+    /// Returns the failure of a folder.
+    pub(crate) fn storage(path: &std::path::Path, source: io::Error) -> Self {
+        Self::Storage { path: path.to_owned(), source }
     }
 }
 
@@ -36,27 +54,30 @@ impl Classify for Error {
     fn kind(&self) -> Kind {
         match self {
             Self::Invalid { .. } => Kind::Invalid,
-            Self::Missing(_) => Kind::NotFound,
-            Self::Full(_) => Kind::Precondition,
-            Self::NotRecorded(_) => Kind::Unavailable,
+            Self::NoCheckpoint => Kind::NotFound,
+            Self::KeeperAway(_) | Self::BusAway(_) | Self::Storage { .. } => Kind::Unavailable,
+            Self::NoteRefused(_) => Kind::Precondition,
+            Self::Diverged(_) => Kind::Corrupt,
         }
     }
 
     fn reason(&self) -> &'static str {
         match self {
-            Self::Invalid { .. } => "WITNESS_ENTRY_INVALID",
-            Self::Missing(_) => "WITNESS_ENTRY_MISSING",
-            Self::Full(_) => "WITNESS_FULL",
-            Self::NotRecorded(_) => "WITNESS_NOT_RECORDED",
+            Self::Invalid { .. } => "WITNESS_LIMIT_INVALID",
+            Self::NoCheckpoint => "WITNESS_NO_CHECKPOINT",
+            Self::KeeperAway(_) => "WITNESS_KEEPER_AWAY",
+            Self::NoteRefused(_) => "WITNESS_NOTE_REFUSED",
+            Self::BusAway(_) => "WITNESS_BUS_AWAY",
+            Self::Diverged(_) => "WITNESS_DIVERGED",
+            Self::Storage { .. } => "WITNESS_STORAGE",
         }
     }
 
     fn details(&self) -> Vec<Detail> {
         match self {
             Self::Invalid { field, why } => vec![Detail::Field((*field).to_owned(), (*why).to_owned())],
-            Self::Missing(name) => vec![Detail::Resource("entry", name.clone())],
-            Self::Full(limit) => vec![Detail::Value("limit", limit.to_string())],
-            Self::NotRecorded(_) => Vec::new(),
+            Self::NoCheckpoint => vec![Detail::Resource("checkpoint", String::new())],
+            _ => Vec::new(),
         }
     }
 }

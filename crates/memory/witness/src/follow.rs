@@ -1,112 +1,191 @@
-//! Follows the log: the only writer of the fold.
+//! Follows the log: the only writer of the fold, and of the claims that it is held against.
 //!
 //! Invariant: the fold moves forward in the order of the log, without gaps, or starts again from its beginning.
 
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use mirror_client::follow::{Follower, Next, Place};
 use mirror_contract::mirror::bus::v1::bus_service_client::BusServiceClient;
-use mirror_contract::mirror::bus::v1::{Event, Filter, PayloadState, TailRequest, TailResponse};
-use mirror_errors::Remote;
-use mirror_kit::{Channel, Context, State};
+use mirror_contract::mirror::bus::v1::{Event, GetStatusRequest};
+use mirror_kit::{Channel, Context};
+use mirror_seal::hex;
 use tokio::sync::watch;
-use tonic::Status;
 
+use crate::health::{Health, Part};
+use crate::notes::Notes;
 use crate::store::Store;
-use crate::witness::{Entries, Put};
+use crate::wire;
+use crate::witness::{Conflict, Fold};
 
-/// Pause before the bus is asked again.
-const PAUSE: Duration = Duration::from_millis(200);
+/// Events after which the snapshot is saved, so that a start reads at most as many again.
+const SAVE_EVERY: u64 = 50_000;
 
-/// Positions after which the snapshot is saved, so that a start reads at most as many again.
-const SAVE_EVERY: u64 = 10_000;
-
-/// Why following ended.
-enum End {
-    /// The service is to stop.
-    Stopped,
-    /// The bus is away, or refused.
-    Away(String),
-    /// The fold must be built anew: it is ahead of the log, or an event it holds was erased.
-    Again(Entries),
+/// How far the fold is, for those who wait for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Progress {
+    /// Number of events.
+    pub(crate) size: u64,
+    /// Position of the last event of others.
+    pub(crate) foreign: u64,
+    /// Whether the log was read to where it ended when it was opened.
+    pub(crate) caught_up: bool,
+    /// A claim that the log does not bear out.
+    pub(crate) conflict: Option<Conflict>,
 }
 
-impl From<Status> for End {
-    fn from(status: Status) -> Self {
-        let remote = Remote::from_status(&status);
-        match remote.reason.as_str() {
-            "BUS_POSITION_OUT_OF_RANGE" => Self::Again(Entries::default()),
-            _ => Self::Away(remote.to_string()),
-        }
+/// The fold, shared between its writer and its readers.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    fold: Mutex<Fold>,
+    progress: watch::Sender<Progress>,
+}
+
+impl Shared {
+    pub(crate) fn new(fold: Fold) -> Self {
+        Self { fold: Mutex::new(fold), progress: watch::Sender::new(Progress::default()) }
+    }
+
+    /// Returns the fold, locked.
+    pub(crate) fn fold(&self) -> MutexGuard<'_, Fold> {
+        self.fold.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns news of how far the fold is.
+    pub(crate) fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    /// Tells how far the fold is; `goal` is where the log ended when it was opened.
+    fn publish(&self, goal: Option<u64>) {
+        let fold = self.fold();
+        let progress = Progress {
+            size: fold.size(),
+            foreign: fold.foreign(),
+            caught_up: goal.is_some_and(|goal| fold.size() >= goal),
+            conflict: fold.conflict(),
+        };
+        drop(fold);
+        self.progress.send_if_modified(|now| std::mem::replace(now, progress) != progress);
+    }
+
+    /// Forgets a claim that nobody signed.
+    pub(crate) fn dismiss(&self, conflict: Conflict) {
+        self.fold().dismiss(conflict.claim);
+        let next = self.fold().conflict();
+        self.progress.send_modify(|now| now.conflict = next);
     }
 }
 
-/// Follows the log until the service is to stop.
-pub(crate) async fn follow(
+/// Follows the bus for as long as the service lives.
+pub(crate) struct Reader {
     cx: Context,
-    fold: watch::Sender<Entries>,
+    shared: Arc<Shared>,
     store: Store,
-    mut bus: BusServiceClient<Channel>,
-) {
-    loop {
-        match tail(&cx, &fold, &store, &mut bus).await {
-            End::Stopped => return,
-            End::Again(entries) => {
-                tracing::info!("the entries are built anew from the log");
-                fold.send_replace(entries);
-            }
-            End::Away(why) => {
-                cx.state().set(State::Degraded, format!("the bus is away, entries may be old: {why}"));
-                if !cx.shutdown().sleep(&*cx.clock(), PAUSE).await {
-                    return;
+    notes: Notes,
+    health: Arc<Health>,
+    bus: BusServiceClient<Channel>,
+    follower: Follower,
+    /// Where the log ended when it was opened; none while that is not known.
+    goal: Option<u64>,
+    saved: u64,
+}
+
+impl Reader {
+    pub(crate) fn new(
+        cx: Context,
+        bus: Channel,
+        shared: Arc<Shared>,
+        store: Store,
+        notes: Notes,
+        health: Arc<Health>,
+    ) -> Self {
+        let (size, leaf) = {
+            let fold = shared.fold();
+            (fold.size(), fold.leaf().map(|leaf| hex(&leaf)).unwrap_or_default())
+        };
+        let follower = Follower::new(bus.clone(), Place { upto: size, seq: size, leaf });
+        let bus = BusServiceClient::new(bus);
+        Self { cx, shared, store, notes, health, bus, follower, goal: None, saved: size }
+    }
+
+    /// Runs until the service is to stop.
+    pub(crate) async fn run(mut self) {
+        let shutdown = self.cx.shutdown();
+        while let Some(next) = shutdown.or(self.follower.next()).await {
+            match next {
+                Next::Open => {
+                    self.goal = None;
+                    self.look().await;
                 }
+                Next::Batch(events) => self.batch(&events).await,
+                Next::Away(why) => {
+                    self.health.bad(Part::Bus, format!("the bus is away, the head is not signed: {why}"));
+                }
+                Next::Elsewhere => self.begin_anew().await,
             }
         }
     }
-}
 
-async fn tail(
-    cx: &Context,
-    fold: &watch::Sender<Entries>,
-    store: &Store,
-    bus: &mut BusServiceClient<Channel>,
-) -> End {
-    match try_tail(cx, fold, store, bus).await {
-        Ok(end) => end,
-        Err(status) => status.into(),
+    async fn batch(&mut self, events: &[Event]) {
+        self.health.good(Part::Bus);
+        if self.goal.is_none() {
+            self.look().await;
+        }
+        let taken: Option<Vec<_>> = events.iter().map(wire::seen).collect();
+        let Some(taken) = taken else {
+            self.cx.fatal("the bus sent an event whose leaf is no hash");
+            return;
+        };
+        let size = {
+            let mut fold = self.shared.fold();
+            taken.into_iter().for_each(|seen| fold.take(seen));
+            fold.size()
+        };
+        self.shared.publish(self.goal);
+        if size >= self.saved + SAVE_EVERY {
+            self.saved = size;
+            save(&self.store, &self.shared).await;
+        }
+    }
+
+    /// Finds out where the log ends: a claim of more events than it has is a conflict.
+    async fn look(&mut self) {
+        let Ok(status) = self.bus.get_status(GetStatusRequest {}).await else { return };
+        let status = status.into_inner();
+        self.goal = Some(status.head);
+        // A damaged log ends before the damage; the bus and the verification say what is lost.
+        if status.damage.is_empty() {
+            self.shared.fold().ends_at(status.head);
+        }
+        self.shared.publish(self.goal);
+    }
+
+    /// Reads the log from its first event, against all checkpoints.
+    async fn begin_anew(&mut self) {
+        tracing::warn!("the snapshot is not of this log; it is set aside and the log is read again");
+        let (store, notes) = (self.store.clone(), self.notes.clone());
+        let claims = tokio::task::spawn_blocking(move || {
+            store.set_aside();
+            notes.claims()
+        });
+        let claims = match claims.await {
+            Ok(Ok(claims)) => claims,
+            Ok(Err(error)) => return self.cx.fatal(format!("the checkpoints cannot be read: {error}")),
+            Err(error) => return self.cx.fatal(format!("reading the checkpoints failed: {error}")),
+        };
+        let mut fold = Fold::default();
+        fold.hold_against(claims);
+        *self.shared.fold() = fold;
+        (self.goal, self.saved) = (None, 0);
+        self.shared.publish(None);
+        self.follower.restart();
     }
 }
 
-async fn try_tail(
-    cx: &Context,
-    fold: &watch::Sender<Entries>,
-    store: &Store,
-    bus: &mut BusServiceClient<Channel>,
-) -> Result<End, Status> {
-    let shutdown = cx.shutdown();
-    let filter =
-        Filter { subjects: vec!["witness.>".to_owned(), "bus.redacted".to_owned()], ..Filter::default() };
-    let request = TailRequest { from: fold.borrow().upto() + 1, filter: Some(filter) };
-    let Some(answer) = shutdown.or(bus.tail(request)).await else { return Ok(End::Stopped) };
-    let mut stream = answer?.into_inner();
-    cx.state().set(State::Serving, "");
-    let mut saved = fold.borrow().upto();
-    loop {
-        let Some(message) = shutdown.or(stream.message()).await else { return Ok(End::Stopped) };
-        let Some(response) = message? else { return Ok(End::Away("it ended the stream".to_owned())) };
-        if let Some(again) = take(fold, response) {
-            return Ok(End::Again(again));
-        }
-        let upto = fold.borrow().upto();
-        if upto >= saved + SAVE_EVERY {
-            saved = upto;
-            let entries = fold.borrow().clone();
-            save(store.clone(), entries).await;
-        }
-    }
-}
-
-async fn save(store: Store, entries: Entries) {
-    match tokio::task::spawn_blocking(move || store.save(&entries)).await {
+/// Saves the fold as it is.
+pub(crate) async fn save(store: &Store, shared: &Arc<Shared>) {
+    let (store, shared) = (store.clone(), Arc::clone(shared));
+    match tokio::task::spawn_blocking(move || store.save(|| shared.fold().clone())).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
             tracing::warn!(%error, "the snapshot was not saved; the next start reads more of the log");
@@ -117,76 +196,5 @@ async fn save(store: Store, entries: Entries) {
                 std::panic::resume_unwind(panic);
             }
         }
-    }
-}
-
-/// Takes the events of one response; returns the fold to go on with when it must be built anew.
-fn take(fold: &watch::Sender<Entries>, response: TailResponse) -> Option<Entries> {
-    let mut again = None;
-    fold.send_modify(|entries| {
-        for event in response.events {
-            if event.subject == "bus.redacted" {
-                if !entries.reflects_erasure(event.seq) {
-                    again = Some(Entries::rebuilt_after(event.seq));
-                    return;
-                }
-            } else if let Some(put) = put_of(&event) {
-                entries.apply(event.seq, put);
-            }
-        }
-        entries.skip_to(response.upto);
-    });
-    again
-}
-
-/// Returns the change of an event; an erased one, or one of a later build, changes nothing.
-fn put_of(event: &Event) -> Option<Put> {
-    if event.subject != "witness.put" || event.payload_state() != PayloadState::Present {
-        return None;
-    }
-    serde_json::from_slice(&event.payload)
-        .inspect_err(|error| tracing::warn!(seq = event.seq, %error, "skipped a change that cannot be read"))
-        .ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn event(seq: u64, subject: &str, payload: &str, state: PayloadState) -> Event {
-        Event {
-            seq,
-            subject: subject.to_owned(),
-            payload: payload.to_owned().into(),
-            payload_state: state.into(),
-            ..Event::default()
-        }
-    }
-
-    fn response(events: Vec<Event>, upto: u64) -> TailResponse {
-        TailResponse { events, upto }
-    }
-
-    #[test]
-    fn changes_are_taken_and_erased_ones_count_as_never_made() {
-        let fold = watch::Sender::new(Entries::default());
-        let events = vec![
-            event(1, "witness.put", r#"{"name":"a","text":"one"}"#, PayloadState::Present),
-            event(2, "witness.put", "", PayloadState::Redacted),
-            event(3, "witness.other", "{}", PayloadState::Present),
-        ];
-        assert_eq!(take(&fold, response(events, 9)), None);
-        assert_eq!(fold.borrow().get("a").unwrap().seq, 1);
-        assert_eq!(fold.borrow().upto(), 9);
-    }
-
-    #[test]
-    fn an_erasure_builds_the_fold_anew_once() {
-        let fold = watch::Sender::new(Entries::default());
-        let erasure = || vec![event(4, "bus.redacted", "{}", PayloadState::Present)];
-        let again = take(&fold, response(erasure(), 4)).unwrap();
-        fold.send_replace(again);
-        assert_eq!(take(&fold, response(erasure(), 4)), None);
-        assert_eq!(fold.borrow().upto(), 4);
     }
 }

@@ -1,69 +1,116 @@
-//! Requests inward, with all validation; answers outward.
+//! Messages: events inward to what the fold takes, checkpoints and verifications outward.
+//!
+//! Events of this service, all JSON with `"v":1`; times are in their headers:
+//!
+//! - `witness.diverged` {by, size, root, found}: the log is not the one that was signed. `by` is "checkpoint" or "keeper";
+//!   `found` is the root that the log has at that size, empty when it is shorter or when the keeper refused.
+//! - `witness.damage` {origin, kind, segment, offset, first, last, message}: a verification found this.
+//! - `witness.keeper` {from, to, head, signed, refused, records}: records `from` to `to` of the keeper's log, the last of
+//!   which has the hash `head`; `signed` of them are checkpoint signatures, `refused` are refusals; `records` are all others,
+//!   and a few of the refusals.
+//! - `witness.keeper.broken` {number, expected, found}: the keeper's log is not the one that was read before.
 
+use mirror_contract::mirror::bus::v1::{Event, PayloadState};
 use mirror_contract::mirror::witness::v1 as pb;
+use mirror_seal::{hex, unhex};
+use serde::Deserialize;
 
 use crate::error::Error;
-use crate::witness::{Entry, Put};
+use crate::notes::Checkpoint;
+use crate::scrub::Standing;
+use crate::witness::{Cursor, Seen};
 
-/// Longest name, in bytes.
-const NAME_BYTES: usize = 64;
+/// Subject of what the keeper's log says.
+pub(crate) const KEEPER: &str = "witness.keeper";
 
-/// Longest text, in bytes: far below the bus's limit for a payload, also when it is escaped.
-const TEXT_BYTES: usize = 4096;
+/// Checkpoints in one answer, unless asked otherwise.
+const LIMIT: u32 = 32;
 
-/// Checks a name.
-pub(crate) fn name(name: String) -> Result<String, Error> {
-    let known = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    if name.is_empty() || name.len() > NAME_BYTES || !name.bytes().all(known) {
-        return Err(Error::Invalid { field: "name", why: "must be 1 to 64 of [a-z0-9-]" });
-    }
-    Ok(name)
+/// Most checkpoints in one answer.
+const LIMIT_MOST: u32 = 256;
+
+/// Returns what the fold takes of an event; none when its leaf is no hash.
+pub(crate) fn seen(event: &Event) -> Option<Seen> {
+    let own = event.actor == "svc:witness";
+    let keeper = (own && event.subject == KEEPER).then(|| cursor(event)).flatten();
+    Some(Seen { leaf: unhex(&event.leaf)?, own, keeper })
 }
 
-impl TryFrom<pb::PutEntryRequest> for Put {
-    type Error = Error;
+/// Returns how far an event reaches in the keeper's log. Of an erased one the id still tells the number.
+fn cursor(event: &Event) -> Option<Cursor> {
+    #[derive(Deserialize)]
+    struct Payload {
+        to: u64,
+        head: String,
+    }
+    if event.payload_state() == PayloadState::Present {
+        let payload: Payload = serde_json::from_slice(&event.payload).ok()?;
+        return Some(Cursor { number: payload.to, hash: payload.head });
+    }
+    let number = event.id.rsplit_once('-')?.1.parse().ok()?;
+    Some(Cursor { number, hash: String::new() })
+}
 
-    fn try_from(request: pb::PutEntryRequest) -> Result<Self, Error> {
-        if request.text.is_empty() || request.text.len() > TEXT_BYTES {
-            return Err(Error::Invalid { field: "text", why: "must be 1 to 4,096 bytes" });
+/// Reads the limit of a listing.
+pub(crate) fn limit(limit: u32) -> Result<usize, Error> {
+    match limit {
+        0 => Ok(LIMIT as usize),
+        1..=LIMIT_MOST => Ok(limit as usize),
+        _ => Err(Error::Invalid { field: "limit", why: "must be 1 to 256, or 0 for 32" }),
+    }
+}
+
+impl From<Checkpoint> for pb::Checkpoint {
+    fn from(checkpoint: Checkpoint) -> Self {
+        Self {
+            size: checkpoint.claim.size,
+            root: hex(&checkpoint.claim.root),
+            note: checkpoint.note,
+            at: Some(mirror_contract::timestamp(checkpoint.at_ms)),
         }
-        Ok(Self { name: name(request.name)?, text: request.text })
     }
 }
 
-/// Returns the answer that shows an entry.
-pub(crate) fn shown(name: String, entry: &Entry) -> pb::GetEntryResponse {
-    pb::GetEntryResponse { name, text: entry.text.clone(), seq: entry.seq }
+impl From<Standing> for pb::GetVerificationResponse {
+    fn from(Standing { running, last }: Standing) -> Self {
+        let finished = last.as_ref().map(|last| mirror_contract::timestamp(last.finished_ms));
+        let (events, findings) = last.map(|last| (last.events, last.findings)).unwrap_or_default();
+        Self { running, finished, events, findings }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mirror_errors::{Classify as _, Detail};
 
-    /// Checks which field of a request is refused; an empty one means that it is taken.
-    #[track_caller]
-    fn check(name: &str, text: &str, field: &str) {
-        let request = pb::PutEntryRequest { name: name.to_owned(), text: text.to_owned() };
-        let refused = Put::try_from(request).err().map(|error| error.details());
-        match refused.as_deref() {
-            None => assert_eq!(field, "", "{name:?} was taken"),
-            Some([Detail::Field(found, _)]) => assert_eq!(found, field, "{name:?}"),
-            other => panic!("{other:?}"),
+    fn event(actor: &str, payload: &str, state: PayloadState) -> Event {
+        Event {
+            subject: KEEPER.to_owned(),
+            id: "witness-keeper-5-9".to_owned(),
+            actor: actor.to_owned(),
+            leaf: "07".repeat(32),
+            payload: payload.to_owned().into(),
+            payload_state: state.into(),
+            ..Event::default()
         }
     }
 
     #[test]
-    fn the_bounds_are_taken_and_what_is_beyond_is_named() {
-        check("a", "x", "");
-        check(&"a-0".repeat(21), "x", "");
-        check(&"z".repeat(64), &"x".repeat(4096), "");
-        check("", "x", "name");
-        check(&"z".repeat(65), "x", "name");
-        check("a", "", "text");
-        check("a", &"x".repeat(4097), "text");
-        for name in ["A", "a b", "a.b", "a\n", "../a", "\u{e9}"] {
-            check(name, "x", "name");
-        }
+    fn only_the_witness_says_how_far_the_keepers_log_is_read() {
+        let payload = r#"{"v":1,"from":5,"to":9,"head":"ab","more":1}"#;
+        let own = seen(&event("svc:witness", payload, PayloadState::Present)).unwrap();
+        assert_eq!(own.keeper, Some(Cursor { number: 9, hash: "ab".to_owned() }));
+        assert!(own.own);
+        let other = seen(&event("local", payload, PayloadState::Present)).unwrap();
+        assert_eq!((other.keeper, other.own), (None, false));
+        let erased = seen(&event("svc:witness", "", PayloadState::Redacted)).unwrap();
+        assert_eq!(erased.keeper, Some(Cursor { number: 9, hash: String::new() }));
+        assert_eq!(seen(&Event { leaf: "07".to_owned(), ..Event::default() }), None);
+    }
+
+    #[test]
+    fn a_limit_has_a_default_and_a_bound() {
+        assert_eq!((limit(0).unwrap(), limit(1).unwrap(), limit(256).unwrap()), (32, 1, 256));
+        assert!(limit(257).unwrap_err().to_string().contains("limit"));
     }
 }

@@ -4,23 +4,26 @@ use mirror_errors::{Classify, Detail, Kind, Remote};
 use tonic::Status;
 
 /// Reasons; each has a page in `docs/errors/`.
-pub(crate) const REASONS: &[&str] =
-    &["NOTIFY_ENTRY_INVALID", "NOTIFY_ENTRY_MISSING", "NOTIFY_FULL", "NOTIFY_NOT_RECORDED"];
+pub(crate) const REASONS: &[&str] = &["NOTIFY_CARD_INVALID", "NOTIFY_FULL", "NOTIFY_NOT_RECORDED"];
 
 /// Why a call was refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("{field}: {why}")]
-    Invalid { field: &'static str, why: &'static str },
-    #[error("nothing was put under {0:?}; put a text first")]
-    Missing(String),
-    #[error("all {0} names are taken; raise entries in the table notify of mirror.toml")]
+    Invalid { field: &'static str, why: String },
+    #[error(
+        "{0} cards are shown, the most there may be; clear one, or raise cards in the table notify of mirror.toml"
+    )]
     Full(usize),
-    #[error("the bus did not record the change: {0}; put it again")]
+    #[error("the bus did not record the change: {0}; try it again")]
     NotRecorded(String),
 }
 
 impl Error {
+    pub(crate) fn invalid(field: &'static str, why: impl Into<String>) -> Self {
+        Self::Invalid { field, why: why.into() }
+    }
+
     pub(crate) fn not_recorded(why: &dyn std::error::Error) -> Self {
         Self::NotRecorded(why.to_string())
     }
@@ -36,7 +39,6 @@ impl Classify for Error {
     fn kind(&self) -> Kind {
         match self {
             Self::Invalid { .. } => Kind::Invalid,
-            Self::Missing(_) => Kind::NotFound,
             Self::Full(_) => Kind::Precondition,
             Self::NotRecorded(_) => Kind::Unavailable,
         }
@@ -44,8 +46,7 @@ impl Classify for Error {
 
     fn reason(&self) -> &'static str {
         match self {
-            Self::Invalid { .. } => "NOTIFY_ENTRY_INVALID",
-            Self::Missing(_) => "NOTIFY_ENTRY_MISSING",
+            Self::Invalid { .. } => "NOTIFY_CARD_INVALID",
             Self::Full(_) => "NOTIFY_FULL",
             Self::NotRecorded(_) => "NOTIFY_NOT_RECORDED",
         }
@@ -53,8 +54,7 @@ impl Classify for Error {
 
     fn details(&self) -> Vec<Detail> {
         match self {
-            Self::Invalid { field, why } => vec![Detail::Field((*field).to_owned(), (*why).to_owned())],
-            Self::Missing(name) => vec![Detail::Resource("entry", name.clone())],
+            Self::Invalid { field, why } => vec![Detail::Field((*field).to_owned(), why.clone())],
             Self::Full(limit) => vec![Detail::Value("limit", limit.to_string())],
             Self::NotRecorded(_) => Vec::new(),
         }

@@ -4,147 +4,195 @@
 
 use std::time::Duration;
 
+use mirror_client::follow::{Follower, Next};
+use mirror_clock::Sleep;
+use mirror_contract::millis;
 use mirror_contract::mirror::bus::v1::bus_service_client::BusServiceClient;
-use mirror_contract::mirror::bus::v1::{Event, Filter, PayloadState, TailRequest, TailResponse};
-use mirror_errors::Remote;
-use mirror_kit::{Channel, Context, State};
+use mirror_contract::mirror::bus::v1::{Event, Filter, GetStatusRequest, PayloadState};
+use mirror_kit::{Channel, Context};
 use tokio::sync::watch;
-use tonic::Status;
 
-use crate::notify::{Entries, Put};
-use crate::store::Store;
-
-/// Pause before the bus is asked again.
-const PAUSE: Duration = Duration::from_millis(200);
+use crate::health::Health;
+use crate::notify::Change;
+use crate::store::{Fold, Store};
 
 /// Positions after which the snapshot is saved, so that a start reads at most as many again.
 const SAVE_EVERY: u64 = 10_000;
+/// Time without events of its own after which the snapshot is saved.
+const SAVE_QUIET: Duration = Duration::from_secs(5);
 
-/// Why following ended.
-enum End {
-    /// The service is to stop.
-    Stopped,
-    /// The bus is away, or refused.
-    Away(String),
-    /// The fold must be built anew: it is ahead of the log, or an event it holds was erased.
-    Again(Entries),
-}
-
-impl From<Status> for End {
-    fn from(status: Status) -> Self {
-        let remote = Remote::from_status(&status);
-        match remote.reason.as_str() {
-            "BUS_POSITION_OUT_OF_RANGE" => Self::Again(Entries::default()),
-            _ => Self::Away(remote.to_string()),
-        }
-    }
-}
-
-/// Follows the log until the service is to stop.
-pub(crate) async fn follow(
+/// Follows the bus for as long as the service lives.
+pub(crate) struct Reader {
     cx: Context,
-    fold: watch::Sender<Entries>,
+    bus: BusServiceClient<Channel>,
+    follower: Follower,
+    fold: watch::Sender<Fold>,
     store: Store,
-    mut bus: BusServiceClient<Channel>,
-) {
-    loop {
-        match tail(&cx, &fold, &store, &mut bus).await {
-            End::Stopped => return,
-            End::Again(entries) => {
-                tracing::info!("the entries are built anew from the log");
-                fold.send_replace(entries);
+    health: Health,
+    /// Head of the log when the bus was found, until the fold has reached it.
+    head: Option<u64>,
+    saved: u64,
+    quiet: Option<Sleep>,
+}
+
+impl Reader {
+    pub(crate) fn new(
+        cx: &Context,
+        bus: Channel,
+        fold: watch::Sender<Fold>,
+        store: Store,
+        health: Health,
+    ) -> Self {
+        let place = fold.borrow().place.clone();
+        let subjects = vec!["notify.>".to_owned(), "bus.redacted".to_owned()];
+        let filter = Filter { subjects, ..Filter::default() };
+        Self {
+            cx: cx.clone(),
+            bus: BusServiceClient::new(bus.clone()),
+            saved: place.upto,
+            follower: Follower::new(bus, place).filtered(filter),
+            fold,
+            store,
+            health,
+            head: None,
+            quiet: None,
+        }
+    }
+
+    /// Runs until the service is to stop.
+    pub(crate) async fn run(mut self) {
+        let shutdown = self.cx.shutdown();
+        loop {
+            let next = tokio::select! {
+                biased;
+                () = shutdown.requested() => return,
+                () = due(&mut self.quiet) => {
+                    self.save().await;
+                    continue;
+                }
+                next = self.follower.next() => next,
+            };
+            match next {
+                Next::Open => self.opened().await,
+                Next::Batch(events) => self.batch(&events).await,
+                Next::Away(why) => self.health.bus(Some(why)),
+                Next::Elsewhere => {
+                    tracing::warn!("the snapshot is not of this log; the cards are read again");
+                    self.restart(Fold::default());
+                }
             }
-            End::Away(why) => {
-                cx.state().set(State::Degraded, format!("the bus is away, entries may be old: {why}"));
-                if !cx.shutdown().sleep(&*cx.clock(), PAUSE).await {
-                    return;
+        }
+    }
+
+    async fn opened(&mut self) {
+        self.health.bus(None);
+        // A head that cannot be asked for now is asked for when the stream is opened again.
+        if let Ok(status) = self.bus.get_status(GetStatusRequest {}).await {
+            self.head = Some(status.get_ref().head);
+            self.reached();
+        }
+    }
+
+    /// Says that the fold has caught up, when it has.
+    fn reached(&self) {
+        let head = self.head;
+        self.fold.send_if_modified(|fold| {
+            let caught_up = fold.caught_up || head.is_some_and(|head| fold.place.upto >= head);
+            std::mem::replace(&mut fold.caught_up, caught_up) != caught_up
+        });
+    }
+
+    async fn batch(&mut self, events: &[Event]) {
+        self.health.bus(None);
+        let reflected = self.fold.borrow().erased;
+        if let Some(erased) = erasure(events, reflected) {
+            tracing::info!("a payload was erased; the cards are read again without it");
+            if let Err(error) = self.store.forget() {
+                self.cx.fatal(format!("cannot remove a snapshot that may hold erased text: {error}"));
+            }
+            self.restart(Fold { erased, ..Fold::default() });
+            return;
+        }
+        let place = self.follower.place().clone();
+        let upto = place.upto;
+        self.fold.send_if_modified(|fold| {
+            for event in events {
+                if let Some(change) = change_of(event) {
+                    let at_ms = event.wall_time.as_ref().and_then(millis).unwrap_or_default();
+                    fold.cards.apply(event.seq, at_ms, change);
+                }
+            }
+            fold.place = place;
+            // That the log grew by what is none of its business wakes nobody.
+            !events.is_empty()
+        });
+        self.reached();
+        if !events.is_empty() {
+            self.quiet = Some(self.cx.clock().sleep(SAVE_QUIET));
+        }
+        if upto >= self.saved + SAVE_EVERY {
+            self.save().await;
+        }
+    }
+
+    /// Reads again from the first event.
+    fn restart(&mut self, fold: Fold) {
+        self.fold.send_replace(fold);
+        self.follower.restart();
+        self.saved = 0;
+        self.quiet = None;
+    }
+
+    async fn save(&mut self) {
+        self.quiet = None;
+        let (store, fold) = (self.store.clone(), self.fold.borrow().clone());
+        self.saved = fold.place.upto;
+        match tokio::task::spawn_blocking(move || store.save(&fold)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the snapshot was not saved; the next start reads more of the log");
+            }
+            Err(error) => {
+                // A save that the end of the service cut off is made again by the drain; a panic is a bug and goes on.
+                if let Ok(panic) = error.try_into_panic() {
+                    std::panic::resume_unwind(panic);
                 }
             }
         }
     }
 }
 
-async fn tail(
-    cx: &Context,
-    fold: &watch::Sender<Entries>,
-    store: &Store,
-    bus: &mut BusServiceClient<Channel>,
-) -> End {
-    match try_tail(cx, fold, store, bus).await {
-        Ok(end) => end,
-        Err(status) => status.into(),
+/// Waits until a sleep is over; without one, for ever.
+async fn due(sleep: &mut Option<Sleep>) {
+    match sleep {
+        Some(sleep) => sleep.await,
+        None => std::future::pending().await,
     }
 }
 
-async fn try_tail(
-    cx: &Context,
-    fold: &watch::Sender<Entries>,
-    store: &Store,
-    bus: &mut BusServiceClient<Channel>,
-) -> Result<End, Status> {
-    let shutdown = cx.shutdown();
-    let filter =
-        Filter { subjects: vec!["notify.>".to_owned(), "bus.redacted".to_owned()], ..Filter::default() };
-    let request = TailRequest { from: fold.borrow().upto() + 1, filter: Some(filter) };
-    let Some(answer) = shutdown.or(bus.tail(request)).await else { return Ok(End::Stopped) };
-    let mut stream = answer?.into_inner();
-    cx.state().set(State::Serving, "");
-    let mut saved = fold.borrow().upto();
-    loop {
-        let Some(message) = shutdown.or(stream.message()).await else { return Ok(End::Stopped) };
-        let Some(response) = message? else { return Ok(End::Away("it ended the stream".to_owned())) };
-        if let Some(again) = take(fold, response) {
-            return Ok(End::Again(again));
-        }
-        let upto = fold.borrow().upto();
-        if upto >= saved + SAVE_EVERY {
-            saved = upto;
-            let entries = fold.borrow().clone();
-            save(store.clone(), entries).await;
-        }
-    }
-}
-
-async fn save(store: Store, entries: Entries) {
-    match tokio::task::spawn_blocking(move || store.save(&entries)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => {
-            tracing::warn!(%error, "the snapshot was not saved; the next start reads more of the log");
-        }
-        Err(error) => {
-            // A save that the end of the service cut off is made again by the drain; a panic is a bug and goes on.
-            if let Ok(panic) = error.try_into_panic() {
-                std::panic::resume_unwind(panic);
-            }
-        }
-    }
-}
-
-/// Takes the events of one response; returns the fold to go on with when it must be built anew.
-fn take(fold: &watch::Sender<Entries>, response: TailResponse) -> Option<Entries> {
-    let mut again = None;
-    fold.send_modify(|entries| {
-        for event in response.events {
-            if event.subject == "bus.redacted" {
-                if !entries.reflects_erasure(event.seq) {
-                    again = Some(Entries::rebuilt_after(event.seq));
-                    return;
-                }
-            } else if let Some(put) = put_of(&event) {
-                entries.apply(event.seq, put);
-            }
-        }
-        entries.skip_to(response.upto);
-    });
-    again
+/// Returns the position of the last erasure that the fold does not reflect.
+///
+/// An erased change counts as one that never was. What it had changed is unknown once it is erased, so the fold starts
+/// again; erasures are rare.
+fn erasure(events: &[Event], reflected: u64) -> Option<u64> {
+    let erasures = events.iter().filter(|e| e.subject == "bus.redacted" && e.actor == "svc:bus");
+    erasures.map(|e| e.seq).filter(|seq| *seq > reflected).max()
 }
 
 /// Returns the change of an event; an erased one, or one of a later build, changes nothing.
-fn put_of(event: &Event) -> Option<Put> {
-    if event.subject != "notify.put" || event.payload_state() != PayloadState::Present {
+fn change_of(event: &Event) -> Option<Change> {
+    if event.payload_state() != PayloadState::Present {
         return None;
     }
-    serde_json::from_slice(&event.payload)
+    let payload = &event.payload;
+    let change = match event.subject.as_str() {
+        "notify.card" => serde_json::from_slice(payload).map(Change::Put),
+        "notify.cleared" => serde_json::from_slice(payload).map(Change::Cleared),
+        "notify.delivered" => serde_json::from_slice(payload).map(Change::Delivered),
+        "notify.retracted" => serde_json::from_slice(payload).map(Change::Retracted),
+        _ => return None,
+    };
+    change
         .inspect_err(|error| tracing::warn!(seq = event.seq, %error, "skipped a change that cannot be read"))
         .ok()
 }
@@ -152,41 +200,36 @@ fn put_of(event: &Event) -> Option<Put> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::notify::{Content, Put, Urgency};
 
     fn event(seq: u64, subject: &str, payload: &str, state: PayloadState) -> Event {
         Event {
             seq,
             subject: subject.to_owned(),
+            actor: if subject.starts_with("bus") { "svc:bus" } else { "svc:notify" }.to_owned(),
             payload: payload.to_owned().into(),
             payload_state: state.into(),
             ..Event::default()
         }
     }
 
-    fn response(events: Vec<Event>, upto: u64) -> TailResponse {
-        TailResponse { events, upto }
+    #[test]
+    fn changes_are_read_and_erased_ones_count_as_never_made() {
+        let card = r#"{"subject":"a","title":"t","body":"b","urgency":"high","by":"svc:pulse"}"#;
+        let content = Content { title: "t".into(), body: "b".into(), urgency: Urgency::High };
+        let put = Put { subject: "a".into(), content, by: "svc:pulse".into() };
+        assert_eq!(change_of(&event(1, "notify.card", card, PayloadState::Present)), Some(Change::Put(put)));
+        assert_eq!(change_of(&event(1, "notify.card", "", PayloadState::Redacted)), None);
+        assert_eq!(change_of(&event(1, "notify.card", "{}", PayloadState::Present)), None);
+        assert_eq!(change_of(&event(1, "notify.later", card, PayloadState::Present)), None);
     }
 
     #[test]
-    fn changes_are_taken_and_erased_ones_count_as_never_made() {
-        let fold = watch::Sender::new(Entries::default());
-        let events = vec![
-            event(1, "notify.put", r#"{"name":"a","text":"one"}"#, PayloadState::Present),
-            event(2, "notify.put", "", PayloadState::Redacted),
-            event(3, "notify.other", "{}", PayloadState::Present),
-        ];
-        assert_eq!(take(&fold, response(events, 9)), None);
-        assert_eq!(fold.borrow().get("a").unwrap().seq, 1);
-        assert_eq!(fold.borrow().upto(), 9);
-    }
-
-    #[test]
-    fn an_erasure_builds_the_fold_anew_once() {
-        let fold = watch::Sender::new(Entries::default());
-        let erasure = || vec![event(4, "bus.redacted", "{}", PayloadState::Present)];
-        let again = take(&fold, response(erasure(), 4)).unwrap();
-        fold.send_replace(again);
-        assert_eq!(take(&fold, response(erasure(), 4)), None);
-        assert_eq!(fold.borrow().upto(), 4);
+    fn an_erasure_is_reflected_once() {
+        let erased = |seq| event(seq, "bus.redacted", "{}", PayloadState::Present);
+        assert_eq!(erasure(&[erased(4), erased(6)], 0), Some(6));
+        assert_eq!(erasure(&[erased(4), erased(6)], 6), None);
+        let forged = Event { actor: "local".into(), ..erased(9) };
+        assert_eq!(erasure(&[forged], 0), None);
     }
 }

@@ -1,39 +1,81 @@
 //! Requests inward, with all validation; answers outward.
 
 use mirror_contract::mirror::notify::v1 as pb;
+use mirror_contract::timestamp;
+use mirror_types::Subject;
 
+use crate::courier::Standing;
 use crate::error::Error;
-use crate::notify::{Entry, Put};
+use crate::notify::{Card, Content, Urgency};
 
-/// Longest name, in bytes.
-const NAME_BYTES: usize = 64;
+/// Longest title, in bytes.
+const TITLE_BYTES: usize = 100;
+/// Longest text, in bytes.
+const BODY_BYTES: usize = 1000;
 
-/// Longest text, in bytes: far below the bus's limit for a payload, also when it is escaped.
-const TEXT_BYTES: usize = 4096;
-
-/// Checks a name.
-pub(crate) fn name(name: String) -> Result<String, Error> {
-    let known = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    if name.is_empty() || name.len() > NAME_BYTES || !name.bytes().all(known) {
-        return Err(Error::Invalid { field: "name", why: "must be 1 to 64 of [a-z0-9-]" });
-    }
-    Ok(name)
+/// Checks a subject.
+pub(crate) fn subject(text: String) -> Result<String, Error> {
+    Subject::parse(&text).map_err(|e| Error::invalid("subject", e.to_string()))?;
+    Ok(text)
 }
 
-impl TryFrom<pb::PutEntryRequest> for Put {
-    type Error = Error;
+/// Checks a card; returns its subject and what it says.
+pub(crate) fn card(card: Option<pb::Card>) -> Result<(String, Content), Error> {
+    let card = card.ok_or_else(|| Error::invalid("card", "is missing"))?;
+    let urgency = urgency(card.urgency())?;
+    let subject = subject(card.subject)?;
+    if card.title.is_empty() || card.title.len() > TITLE_BYTES || card.title.chars().any(char::is_control) {
+        return Err(Error::invalid("title", "must be one line of 1 to 100 bytes without control characters"));
+    }
+    let odd = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if card.body.len() > BODY_BYTES || card.body.chars().any(odd) {
+        let why = "must be at most 1,000 bytes without control characters other than line breaks and tabs";
+        return Err(Error::invalid("body", why));
+    }
+    Ok((subject, Content { title: card.title, body: card.body, urgency }))
+}
 
-    fn try_from(request: pb::PutEntryRequest) -> Result<Self, Error> {
-        if request.text.is_empty() || request.text.len() > TEXT_BYTES {
-            return Err(Error::Invalid { field: "text", why: "must be 1 to 4,096 bytes" });
+fn urgency(urgency: pb::Urgency) -> Result<Urgency, Error> {
+    match urgency {
+        pb::Urgency::Unspecified => {
+            Err(Error::invalid("urgency", "must be MIN, LOW, DEFAULT, HIGH or URGENT"))
         }
-        Ok(Self { name: name(request.name)?, text: request.text })
+        pb::Urgency::Min => Ok(Urgency::Min),
+        pb::Urgency::Low => Ok(Urgency::Low),
+        pb::Urgency::Default => Ok(Urgency::Default),
+        pb::Urgency::High => Ok(Urgency::High),
+        pb::Urgency::Urgent => Ok(Urgency::Urgent),
     }
 }
 
-/// Returns the answer that shows an entry.
-pub(crate) fn shown(name: String, entry: &Entry) -> pb::GetEntryResponse {
-    pb::GetEntryResponse { name, text: entry.text.clone(), seq: entry.seq }
+/// Returns a card as it is shown to callers, with what the channels beside the log do with it.
+pub(crate) fn shown(subject: &str, card: &Card, channels: Vec<Standing>) -> pb::CardStatus {
+    let at = Some(timestamp(card.at_ms));
+    let log = pb::Delivery { channel: "log".into(), state: "sent".into(), detail: String::new(), at };
+    let others = channels.into_iter().map(|standing| {
+        let (channel, state) = (standing.channel.name().to_owned(), standing.state.to_owned());
+        let at = (standing.state == "sent").then(|| timestamp(standing.at_ms));
+        pb::Delivery { channel, state, detail: standing.detail, at }
+    });
+    pb::CardStatus {
+        card: Some(pb::Card {
+            subject: subject.to_owned(),
+            title: card.content.title.clone(),
+            body: card.content.body.clone(),
+            urgency: match card.content.urgency {
+                Urgency::Min => pb::Urgency::Min,
+                Urgency::Low => pb::Urgency::Low,
+                Urgency::Default => pb::Urgency::Default,
+                Urgency::High => pb::Urgency::High,
+                Urgency::Urgent => pb::Urgency::Urgent,
+            }
+            .into(),
+        }),
+        by: card.by.clone(),
+        at,
+        replaced: card.replaced,
+        deliveries: std::iter::once(log).chain(others).collect(),
+    }
 }
 
 #[cfg(test)]
@@ -41,29 +83,34 @@ mod tests {
     use super::*;
     use mirror_errors::{Classify as _, Detail};
 
-    /// Checks which field of a request is refused; an empty one means that it is taken.
+    /// Checks which field of a card is refused; an empty one means that it is taken.
     #[track_caller]
-    fn check(name: &str, text: &str, field: &str) {
-        let request = pb::PutEntryRequest { name: name.to_owned(), text: text.to_owned() };
-        let refused = Put::try_from(request).err().map(|error| error.details());
-        match refused.as_deref() {
-            None => assert_eq!(field, "", "{name:?} was taken"),
-            Some([Detail::Field(found, _)]) => assert_eq!(found, field, "{name:?}"),
+    fn check(subject: &str, title: &str, body: &str, urgency: i32, field: &str) {
+        let given = pb::Card { subject: subject.into(), title: title.into(), body: body.into(), urgency };
+        match card(Some(given)).err().map(|error| error.details()).as_deref() {
+            None => assert_eq!(field, "", "{subject:?} {title:?} was taken"),
+            Some([Detail::Field(found, _)]) => assert_eq!(found, field, "{subject:?} {title:?}"),
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
     fn the_bounds_are_taken_and_what_is_beyond_is_named() {
-        check("a", "x", "");
-        check(&"a-0".repeat(21), "x", "");
-        check(&"z".repeat(64), &"x".repeat(4096), "");
-        check("", "x", "name");
-        check(&"z".repeat(65), "x", "name");
-        check("a", "", "text");
-        check("a", &"x".repeat(4097), "text");
-        for name in ["A", "a b", "a.b", "a\n", "../a", "\u{e9}"] {
-            check(name, "x", "name");
+        check("a", "x", "", 1, "");
+        check("pulse.bus.down-1", &"x".repeat(100), &"x".repeat(1000), 5, "");
+        check("a", "x", "one\n\ttwo", 3, "");
+        for subject in ["", "A", "a b", "a..b", ".a", "a\n", "a.b.c.d.e.f.g.h.i", &"x".repeat(256)] {
+            check(subject, "x", "", 3, "subject");
         }
+        for title in ["", "two\nlines", "esc\u{1b}[1m", &"x".repeat(101)] {
+            check("a", title, "", 3, "title");
+        }
+        for body in ["bell\u{7}", &"x".repeat(1001)] {
+            check("a", "x", body, 3, "body");
+        }
+        for urgency in [0, 6, -1] {
+            check("a", "x", "", urgency, "urgency");
+        }
+        assert!(matches!(card(None), Err(Error::Invalid { field: "card", .. })));
     }
 }

@@ -3,19 +3,36 @@
 use mirror_kit::StartError;
 use serde::{Deserialize, Serialize};
 
+use crate::pulse::{DiskBounds, Settings};
+
 /// What the owner may set.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Config {
-    /// Most names that are kept, 1 to 10,000; 1,000 unless set. Each takes at most 4,160 bytes of memory.
-    pub(crate) entries: usize,
-    /// How long a put waits for a bus that is away, in milliseconds, 0 to 10,000; 5,000 unless set.
-    pub(crate) hold_ms: u64,
+    /// Time between two questions to a service, in milliseconds, 2,000 to 60,000; 6,000 unless set.
+    pub(crate) probe_ms: u64,
+    /// How long a service may take to answer, in milliseconds, 100 to 10,000; 2,000 unless set.
+    pub(crate) patience_ms: u64,
+    /// Time between two sweeps, in seconds, 60 to 3,600; 300 unless set.
+    pub(crate) sweep_secs: u64,
+    /// Whether nothing is ever acted on; false unless set.
+    pub(crate) observe_only: bool,
+    /// Fewest free MiB of the home's disk, 0 to 1,048,576; 1,024 unless set.
+    pub(crate) disk_free_mib: u64,
+    /// Fewest free percent of the home's disk, 0 to 50; 2 unless set.
+    pub(crate) disk_free_percent: u64,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { entries: 1000, hold_ms: 5000 }
+        Self {
+            probe_ms: 6_000,
+            patience_ms: 2_000,
+            sweep_secs: 300,
+            observe_only: false,
+            disk_free_mib: 1_024,
+            disk_free_percent: 2,
+        }
     }
 }
 
@@ -25,14 +42,34 @@ impl Config {
         let refuse = |why: &str| {
             Err(StartError::NotServing(format!("pulse.{why}; mend mirror.toml and restart the service")))
         };
-        if !(1..=10_000).contains(&self.entries) {
-            return refuse("entries must be 1 to 10000");
+        if !(2_000..=60_000).contains(&self.probe_ms) {
+            return refuse("probe_ms must be 2000 to 60000");
         }
-        // The contract gives a put 15 seconds, and the answer must still come back in them.
-        if self.hold_ms > 10_000 {
-            return refuse("hold_ms must be 0 to 10000");
+        if !(100..=10_000).contains(&self.patience_ms) {
+            return refuse("patience_ms must be 100 to 10000");
+        }
+        if !(60..=3_600).contains(&self.sweep_secs) {
+            return refuse("sweep_secs must be 60 to 3600");
+        }
+        if self.disk_free_mib > 1 << 20 {
+            return refuse("disk_free_mib must be 0 to 1048576");
+        }
+        if self.disk_free_percent > 50 {
+            return refuse("disk_free_percent must be 0 to 50");
         }
         Ok(self)
+    }
+
+    /// Returns what the domain is told of it; chance begins at `seed`.
+    pub(crate) fn settings(&self, seed: u64) -> Settings {
+        Settings {
+            probe: self.probe_ms,
+            patience: self.patience_ms,
+            sweep: self.sweep_secs * 1000,
+            observe_only: self.observe_only,
+            disk: DiskBounds { bytes: self.disk_free_mib << 20, percent: self.disk_free_percent },
+            seed,
+        }
     }
 }
 
@@ -48,8 +85,10 @@ mod tests {
             assert!(why.contains(key) && why.contains("mend mirror.toml"), "{why}");
         }
         assert!(Config::default().checked().is_ok());
-        check(Config { entries: 0, ..Config::default() }, "pulse.entries");
-        check(Config { entries: 10_001, ..Config::default() }, "pulse.entries");
-        check(Config { hold_ms: 10_001, ..Config::default() }, "pulse.hold_ms");
+        check(Config { probe_ms: 1_999, ..Config::default() }, "pulse.probe_ms");
+        check(Config { patience_ms: 10_001, ..Config::default() }, "pulse.patience_ms");
+        check(Config { sweep_secs: 59, ..Config::default() }, "pulse.sweep_secs");
+        check(Config { disk_free_mib: (1 << 20) + 1, ..Config::default() }, "pulse.disk_free_mib");
+        check(Config { disk_free_percent: 51, ..Config::default() }, "pulse.disk_free_percent");
     }
 }

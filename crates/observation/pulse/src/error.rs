@@ -5,30 +5,22 @@ use tonic::Status;
 
 /// Reasons; each has a page in `docs/errors/`.
 pub(crate) const REASONS: &[&str] =
-    &["PULSE_ENTRY_INVALID", "PULSE_ENTRY_MISSING", "PULSE_FULL", "PULSE_NOT_RECORDED"];
+    &["PULSE_MAINTENANCE_INVALID", "PULSE_NOT_RECORDED", "PULSE_SWEEP_RUNNING"];
 
 /// Why a call was refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("{field}: {why}")]
     Invalid { field: &'static str, why: &'static str },
-    #[error("nothing was put under {0:?}; put a text first")]
-    Missing(String),
-    #[error("all {0} names are taken; raise entries in the table pulse of mirror.toml")]
-    Full(usize),
-    #[error("the bus did not record the change: {0}; put it again")]
+    #[error("the bus did not record the maintenance: {0}; ask again")]
     NotRecorded(String),
-}
-
-impl Error {
-    pub(crate) fn not_recorded(why: &dyn std::error::Error) -> Self {
-        Self::NotRecorded(why.to_string())
-    }
+    #[error("a sweep is under way; wait for its end, it takes at most ten seconds")]
+    Sweeping,
 }
 
 impl From<Status> for Error {
     fn from(status: Status) -> Self {
-        Self::not_recorded(&Remote::from_status(&status))
+        Self::NotRecorded(Remote::from_status(&status).to_string())
     }
 }
 
@@ -36,27 +28,23 @@ impl Classify for Error {
     fn kind(&self) -> Kind {
         match self {
             Self::Invalid { .. } => Kind::Invalid,
-            Self::Missing(_) => Kind::NotFound,
-            Self::Full(_) => Kind::Precondition,
             Self::NotRecorded(_) => Kind::Unavailable,
+            Self::Sweeping => Kind::Precondition,
         }
     }
 
     fn reason(&self) -> &'static str {
         match self {
-            Self::Invalid { .. } => "PULSE_ENTRY_INVALID",
-            Self::Missing(_) => "PULSE_ENTRY_MISSING",
-            Self::Full(_) => "PULSE_FULL",
+            Self::Invalid { .. } => "PULSE_MAINTENANCE_INVALID",
             Self::NotRecorded(_) => "PULSE_NOT_RECORDED",
+            Self::Sweeping => "PULSE_SWEEP_RUNNING",
         }
     }
 
     fn details(&self) -> Vec<Detail> {
         match self {
             Self::Invalid { field, why } => vec![Detail::Field((*field).to_owned(), (*why).to_owned())],
-            Self::Missing(name) => vec![Detail::Resource("entry", name.clone())],
-            Self::Full(limit) => vec![Detail::Value("limit", limit.to_string())],
-            Self::NotRecorded(_) => Vec::new(),
+            Self::NotRecorded(_) | Self::Sweeping => Vec::new(),
         }
     }
 }

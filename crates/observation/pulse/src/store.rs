@@ -1,6 +1,6 @@
-//! The snapshot: the fold on disk, so that a start need not read the whole log.
+//! What outlives the process, on disk.
 //!
-//! Invariant: a snapshot that cannot be trusted is set aside, and the fold rebuilt from the log.
+//! Invariant: a file that cannot be trusted is set aside, and pulse begins with nothing: it watches and heals without.
 
 use std::fs;
 use std::io;
@@ -8,19 +8,19 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::pulse::Entries;
+use crate::pulse::Saved;
 
-/// Version of the fold; raised when the same events give other entries.
-const FOLD: u32 = 1;
+/// Version of the form.
+const FORM: u32 = 1;
 
 #[derive(Serialize, Deserialize)]
-struct Snapshot {
-    fold: u32,
+struct File {
+    form: u32,
     #[serde(flatten)]
-    entries: Entries,
+    saved: Saved,
 }
 
-/// Where the snapshot lies.
+/// Where the file lies.
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
     path: PathBuf,
@@ -32,64 +32,50 @@ impl Store {
         Self { path: dir.join("snapshot.json") }
     }
 
-    /// Returns the fold that was saved last, or the empty one.
-    pub(crate) fn load(&self) -> Entries {
+    /// Returns what was saved last; nothing when there is nothing that can be trusted.
+    pub(crate) fn load(&self) -> Option<Saved> {
         let bytes = match fs::read(&self.path) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Entries::default(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => return self.set_aside(&error.to_string()),
         };
-        match serde_json::from_slice::<Snapshot>(&bytes) {
-            Ok(snapshot) if snapshot.fold == FOLD => snapshot.entries,
-            Ok(snapshot) => self.set_aside(&format!("fold {} and not {FOLD}", snapshot.fold)),
+        match serde_json::from_slice::<File>(&bytes) {
+            Ok(file) if file.form == FORM => Some(file.saved),
+            Ok(file) => self.set_aside(&format!("form {} and not {FORM}", file.form)),
             Err(error) => self.set_aside(&error.to_string()),
         }
     }
 
-    /// Saves the fold.
-    pub(crate) fn save(&self, entries: &Entries) -> io::Result<()> {
-        let snapshot = Snapshot { fold: FOLD, entries: entries.clone() };
-        mirror_paths::write_atomic(&self.path, &serde_json::to_vec(&snapshot)?)
+    /// Saves it, durably.
+    pub(crate) fn save(&self, saved: Saved) -> io::Result<()> {
+        mirror_paths::write_atomic(&self.path, &serde_json::to_vec(&File { form: FORM, saved })?)
     }
 
-    fn set_aside(&self, why: &str) -> Entries {
-        tracing::warn!(why, path = %self.path.display(), "the snapshot is set aside and rebuilt from the log");
+    fn set_aside(&self, why: &str) -> Option<Saved> {
+        tracing::warn!(why, path = %self.path.display(), "the snapshot is set aside; pulse begins with nothing");
         // Whether it moves or not: the next save replaces it.
         let _ = fs::rename(&self.path, self.path.with_extension("json.bad"));
-        Entries::default()
+        None
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pulse::Put;
 
-    fn fixture() -> (tempfile::TempDir, Store, Entries) {
+    #[test]
+    fn what_is_saved_is_loaded_and_what_cannot_be_trusted_is_set_aside() {
         let temp = tempfile::tempdir().unwrap();
         let store = Store::at(temp.path());
-        let mut entries = Entries::default();
-        entries.apply(7, Put { name: "a".to_owned(), text: "one".to_owned() });
-        (temp, store, entries)
-    }
+        assert_eq!(store.load(), None);
+        store.save(Saved::default()).unwrap();
+        assert_eq!(store.load(), Some(Saved::default()));
 
-    #[test]
-    fn what_is_saved_is_loaded() {
-        let (_temp, store, entries) = fixture();
-        assert_eq!(store.load(), Entries::default());
-        store.save(&entries).unwrap();
-        assert_eq!(store.load(), entries);
-    }
-
-    #[test]
-    fn a_snapshot_that_cannot_be_trusted_is_set_aside() {
-        let (_temp, store, entries) = fixture();
-        store.save(&entries).unwrap();
         let good = fs::read_to_string(&store.path).unwrap();
         let aside = store.path.with_extension("json.bad");
-        for bad in ["", "[]", &good[..good.len() - 1], &good.replace("\"fold\":1", "\"fold\":2")] {
+        for bad in ["", "[]", &good[..good.len() - 1], &good.replace("\"form\":1", "\"form\":2")] {
             fs::write(&store.path, bad).unwrap();
-            assert_eq!(store.load(), Entries::default(), "{bad:?}");
+            assert_eq!(store.load(), None, "{bad:?}");
             assert_eq!(fs::read_to_string(&aside).unwrap(), bad);
             assert!(!store.path.exists());
         }

@@ -1,39 +1,193 @@
-//! Requests inward, with all validation; answers outward.
+//! Messages inward, with all validation; messages outward.
 
+use mirror_contract::mirror::kit::v1 as kit;
+use mirror_contract::mirror::notify::v1 as notify;
 use mirror_contract::mirror::pulse::v1 as pb;
+use mirror_contract::mirror::remedy::v1 as remedy;
+use mirror_contract::mirror::supervisor::v1 as supervisor;
+use mirror_contract::{millis, timestamp};
 
 use crate::error::Error;
-use crate::pulse::{Entry, Put};
+use crate::pulse::{
+    CLOSED, Card, Desired, Health, IncidentView, Outcome, Process, Row, Said, TargetView, Told, View,
+};
 
-/// Longest name, in bytes.
-const NAME_BYTES: usize = 64;
+/// Longest maintenance, in milliseconds: a day.
+const MAINTENANCE_LIMIT: u64 = 86_400_000;
+/// Longest reason, in bytes.
+const REASON_BYTES: usize = 300;
+/// Incidents in an answer unless the caller says otherwise.
+const LIMIT: usize = 32;
 
-/// Longest text, in bytes: far below the bus's limit for a payload, also when it is escaped.
-const TEXT_BYTES: usize = 4096;
-
-/// Checks a name.
-pub(crate) fn name(name: String) -> Result<String, Error> {
-    let known = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    if name.is_empty() || name.len() > NAME_BYTES || !name.bytes().all(known) {
-        return Err(Error::Invalid { field: "name", why: "must be 1 to 64 of [a-z0-9-]" });
-    }
-    Ok(name)
+/// Maintenance that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Maintenance {
+    pub(crate) for_ms: u64,
+    pub(crate) reason: String,
 }
 
-impl TryFrom<pb::PutEntryRequest> for Put {
+impl TryFrom<pb::PutMaintenanceRequest> for Maintenance {
     type Error = Error;
 
-    fn try_from(request: pb::PutEntryRequest) -> Result<Self, Error> {
-        if request.text.is_empty() || request.text.len() > TEXT_BYTES {
-            return Err(Error::Invalid { field: "text", why: "must be 1 to 4,096 bytes" });
+    fn try_from(request: pb::PutMaintenanceRequest) -> Result<Self, Error> {
+        if request.for_ms > MAINTENANCE_LIMIT {
+            return Err(Error::Invalid { field: "for_ms", why: "must be at most a day, 86,400,000" });
         }
-        Ok(Self { name: name(request.name)?, text: request.text })
+        if request.reason.len() > REASON_BYTES || request.reason.contains(char::is_control) {
+            return Err(Error::Invalid { field: "reason", why: "must be one line of at most 300 bytes" });
+        }
+        Ok(Self { for_ms: request.for_ms, reason: request.reason })
     }
 }
 
-/// Returns the answer that shows an entry.
-pub(crate) fn shown(name: String, entry: &Entry) -> pb::GetEntryResponse {
-    pb::GetEntryResponse { name, text: entry.text.clone(), seq: entry.seq }
+/// Returns how many incidents are wanted; what is beyond the bounds is brought within them.
+pub(crate) fn limit(request: &pb::ListIncidentsRequest) -> usize {
+    match usize::try_from(request.limit).unwrap_or(CLOSED) {
+        0 => LIMIT,
+        n => n.min(CLOSED),
+    }
+}
+
+/// Reads a row of the supervisor.
+pub(crate) fn row(agent: supervisor::Agent) -> Row {
+    let time = |t: &Option<prost_types::Timestamp>| t.as_ref().and_then(millis);
+    let desired = match agent.desired() {
+        supervisor::AgentDesired::Stopped => Desired::Stopped,
+        supervisor::AgentDesired::Quarantined => Desired::Quarantined,
+        supervisor::AgentDesired::Running | supervisor::AgentDesired::Unspecified => Desired::Running,
+    };
+    let process = match agent.state() {
+        supervisor::AgentState::Idle => Process::Idle,
+        supervisor::AgentState::Throttled => Process::Throttled,
+        supervisor::AgentState::Running => Process::Running,
+        supervisor::AgentState::Draining => Process::Draining,
+        supervisor::AgentState::NotLoaded | supervisor::AgentState::Unspecified => Process::NotLoaded,
+    };
+    Row {
+        desired,
+        process,
+        started: time(&agent.started),
+        next_start: time(&agent.next_start),
+        last_ended: time(&agent.last_ended),
+        name: agent.name,
+        reason: agent.reason,
+        pid: agent.pid,
+        last_exit: agent.last_exit,
+        problem: agent.problem,
+    }
+}
+
+/// Reads what a service says of itself; nothing when it says nothing that this build knows.
+pub(crate) fn said(state: kit::get_state_response::State) -> Option<Said> {
+    use kit::get_state_response::State;
+    match state {
+        State::Starting => Some(Said::Starting),
+        State::Serving => Some(Said::Serving),
+        State::Degraded => Some(Said::Degraded),
+        State::NotServing => Some(Said::NotServing),
+        State::Draining => Some(Said::Draining),
+        State::Unspecified => None,
+    }
+}
+
+/// Reads what came of an action.
+pub(crate) fn outcome(outcome: remedy::Outcome) -> Outcome {
+    match outcome {
+        remedy::Outcome::Healed => Outcome::Healed,
+        remedy::Outcome::NotHealed => Outcome::NotHealed,
+        remedy::Outcome::NotNeeded => Outcome::NotNeeded,
+        remedy::Outcome::HeldBack => Outcome::HeldBack,
+        remedy::Outcome::Failed => Outcome::Failed,
+        remedy::Outcome::Running => Outcome::Running,
+        remedy::Outcome::Unknown | remedy::Outcome::Unspecified => Outcome::Unknown,
+    }
+}
+
+/// Returns a card as it is put.
+pub(crate) fn card(card: Card) -> notify::Card {
+    let urgency = match card.urgency {
+        5 => notify::Urgency::Urgent,
+        4 => notify::Urgency::High,
+        3 => notify::Urgency::Default,
+        _ => notify::Urgency::Low,
+    };
+    notify::Card { subject: card.subject, title: card.title, body: card.body, urgency: urgency.into() }
+}
+
+impl From<Health> for pb::Health {
+    fn from(health: Health) -> Self {
+        match health {
+            Health::Ok => Self::Ok,
+            Health::Suspect => Self::Suspect,
+            Health::Failed => Self::Failed,
+            Health::Healing => Self::Healing,
+            Health::Recovering => Self::Recovering,
+            Health::Flapping => Self::Flapping,
+            Health::Quarantined => Self::Quarantined,
+            Health::Maintenance => Self::Maintenance,
+            Health::Unknown => Self::Unknown,
+            Health::Shadowed => Self::Shadowed,
+        }
+    }
+}
+
+impl From<TargetView> for pb::Target {
+    fn from(target: TargetView) -> Self {
+        Self {
+            name: target.name,
+            criticality: target.criticality.to_owned(),
+            health: pb::Health::from(target.health).into(),
+            detail: target.detail,
+            seen: target.seen.map(timestamp),
+            shadowed_by: target.shadowed_by,
+            history: target.history,
+        }
+    }
+}
+
+impl From<Told> for pb::Incident {
+    fn from(incident: Told) -> Self {
+        Self {
+            id: incident.id,
+            cause: incident.cause.id().to_owned(),
+            detail: format!("{} {}.", incident.cause.sentence(), incident.detail.trim_end_matches('.')),
+            root: incident.root,
+            shadowed: incident.shadowed.into_iter().collect(),
+            remedy: String::new(),
+            next_action: None,
+            began: Some(timestamp(incident.began_ms)),
+            detected: Some(timestamp(incident.detected_ms)),
+            recovered: incident.recovered_ms.map(timestamp),
+            actions: incident.actions,
+        }
+    }
+}
+
+impl From<IncidentView> for pb::Incident {
+    fn from(view: IncidentView) -> Self {
+        let mut shown = Self::from(view.incident);
+        if !view.note.is_empty() {
+            shown.detail = format!("{} Held back: {}.", shown.detail, view.note);
+        }
+        Self { remedy: view.remedy, next_action: view.next_action.map(timestamp), ..shown }
+    }
+}
+
+impl From<View> for pb::Pulse {
+    fn from(view: View) -> Self {
+        let (until, reason) = view.observing.unwrap_or_default();
+        Self {
+            verdict: pb::Health::from(view.verdict).into(),
+            summary: view.summary,
+            targets: view.targets.into_iter().map(Into::into).collect(),
+            incidents: view.incidents.into_iter().map(Into::into).collect(),
+            swept: view.swept.map(timestamp),
+            next_sweep: Some(timestamp(view.next_sweep)),
+            maintenance_until: view.maintenance_until.map(timestamp),
+            observing_until: until.map(timestamp),
+            observing_reason: reason,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -41,29 +195,37 @@ mod tests {
     use super::*;
     use mirror_errors::{Classify as _, Detail};
 
-    /// Checks which field of a request is refused; an empty one means that it is taken.
     #[track_caller]
-    fn check(name: &str, text: &str, field: &str) {
-        let request = pb::PutEntryRequest { name: name.to_owned(), text: text.to_owned() };
-        let refused = Put::try_from(request).err().map(|error| error.details());
+    fn check(for_ms: u64, reason: &str, field: &str) {
+        let request = pb::PutMaintenanceRequest { for_ms, reason: reason.to_owned() };
+        let refused = Maintenance::try_from(request).err().map(|error| error.details());
         match refused.as_deref() {
-            None => assert_eq!(field, "", "{name:?} was taken"),
-            Some([Detail::Field(found, _)]) => assert_eq!(found, field, "{name:?}"),
+            None => assert_eq!(field, "", "{for_ms} {reason:?} was taken"),
+            Some([Detail::Field(found, _)]) => assert_eq!(found, field),
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
-    fn the_bounds_are_taken_and_what_is_beyond_is_named() {
-        check("a", "x", "");
-        check(&"a-0".repeat(21), "x", "");
-        check(&"z".repeat(64), &"x".repeat(4096), "");
-        check("", "x", "name");
-        check(&"z".repeat(65), "x", "name");
-        check("a", "", "text");
-        check("a", &"x".repeat(4097), "text");
-        for name in ["A", "a b", "a.b", "a\n", "../a", "\u{e9}"] {
-            check(name, "x", "name");
-        }
+    fn the_bounds_of_maintenance_are_taken_and_what_is_beyond_is_named() {
+        check(0, "", "");
+        check(86_400_000, &"x".repeat(300), "");
+        check(86_400_001, "", "for_ms");
+        check(1, &"x".repeat(301), "reason");
+        check(1, "two\nlines", "reason");
+    }
+
+    #[test]
+    fn a_limit_is_brought_within_its_bounds() {
+        let of = |limit_| limit(&pb::ListIncidentsRequest { limit: limit_ });
+        assert_eq!((of(0), of(1), of(256), of(u32::MAX)), (32, 1, 256, 256));
+    }
+
+    #[test]
+    fn what_a_later_build_says_is_never_good_news() {
+        let agent = supervisor::Agent { state: 99, desired: 99, ..supervisor::Agent::default() };
+        assert_eq!((row(agent.clone()).process, row(agent).desired), (Process::NotLoaded, Desired::Running));
+        assert_eq!(outcome(remedy::Outcome::Unspecified), Outcome::Unknown);
+        assert_eq!(said(kit::get_state_response::State::Unspecified), None);
     }
 }

@@ -1,62 +1,66 @@
 //! What the service answers with when it cannot do what was asked.
 
-use mirror_errors::{Classify, Detail, Kind, Remote};
-use tonic::Status;
+use mirror_errors::{Classify, Detail, Kind};
 
 /// Reasons; each has a page in `docs/errors/`.
-pub(crate) const REASONS: &[&str] =
-    &["REMEDY_ENTRY_INVALID", "REMEDY_ENTRY_MISSING", "REMEDY_FULL", "REMEDY_NOT_RECORDED"];
+pub(crate) const REASONS: &[&str] = &[
+    "REMEDY_CALLER_DENIED",
+    "REMEDY_CAUSE_INVALID",
+    "REMEDY_ID_INVALID",
+    "REMEDY_NOT_RECORDED",
+    "REMEDY_TARGET_INVALID",
+    "REMEDY_UNKNOWN",
+];
 
 /// Why a call was refused.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum Error {
-    #[error("{field}: {why}")]
-    Invalid { field: &'static str, why: &'static str },
-    #[error("nothing was put under {0:?}; put a text first")]
-    Missing(String),
-    #[error("all {0} names are taken; raise entries in the table remedy of mirror.toml")]
-    Full(usize),
-    #[error("the bus did not record the change: {0}; put it again")]
+    #[error("{0} may not run remedies; pulse and the owner's own commands may")]
+    Caller(String),
+    #[error("cause: {0}")]
+    Cause(&'static str),
+    #[error("id: {0}")]
+    Id(&'static str),
+    #[error(
+        "the service ends; what came of the remedy is recorded when it is back, so ask again with the same id"
+    )]
+    Ends,
+    #[error("nothing was done, because the intent could not be written down: {0}; mend that and ask again")]
     NotRecorded(String),
-}
-
-impl Error {
-    pub(crate) fn not_recorded(why: &dyn std::error::Error) -> Self {
-        Self::NotRecorded(why.to_string())
-    }
-}
-
-impl From<Status> for Error {
-    fn from(status: Status) -> Self {
-        Self::not_recorded(&Remote::from_status(&status))
-    }
+    #[error("target: {0}")]
+    Target(&'static str),
+    #[error("remedy: {0:?} is not in the catalogue; see docs/REMEDIES.md")]
+    Unknown(String),
 }
 
 impl Classify for Error {
     fn kind(&self) -> Kind {
         match self {
-            Self::Invalid { .. } => Kind::Invalid,
-            Self::Missing(_) => Kind::NotFound,
-            Self::Full(_) => Kind::Precondition,
-            Self::NotRecorded(_) => Kind::Unavailable,
+            Self::Caller(_) => Kind::Denied,
+            Self::Ends | Self::NotRecorded(_) => Kind::Unavailable,
+            Self::Cause(_) | Self::Id(_) | Self::Target(_) | Self::Unknown(_) => Kind::Invalid,
         }
     }
 
     fn reason(&self) -> &'static str {
         match self {
-            Self::Invalid { .. } => "REMEDY_ENTRY_INVALID",
-            Self::Missing(_) => "REMEDY_ENTRY_MISSING",
-            Self::Full(_) => "REMEDY_FULL",
-            Self::NotRecorded(_) => "REMEDY_NOT_RECORDED",
+            Self::Caller(_) => "REMEDY_CALLER_DENIED",
+            Self::Cause(_) => "REMEDY_CAUSE_INVALID",
+            Self::Id(_) => "REMEDY_ID_INVALID",
+            Self::Ends | Self::NotRecorded(_) => "REMEDY_NOT_RECORDED",
+            Self::Target(_) => "REMEDY_TARGET_INVALID",
+            Self::Unknown(_) => "REMEDY_UNKNOWN",
         }
     }
 
     fn details(&self) -> Vec<Detail> {
+        let field = |name: &str, why: &str| vec![Detail::Field(name.to_owned(), why.to_owned())];
         match self {
-            Self::Invalid { field, why } => vec![Detail::Field((*field).to_owned(), (*why).to_owned())],
-            Self::Missing(name) => vec![Detail::Resource("entry", name.clone())],
-            Self::Full(limit) => vec![Detail::Value("limit", limit.to_string())],
-            Self::NotRecorded(_) => Vec::new(),
+            Self::Cause(why) => field("cause", why),
+            Self::Id(why) => field("id", why),
+            Self::Target(why) => field("target", why),
+            Self::Unknown(_) => field("remedy", "must be an id of the catalogue"),
+            Self::Caller(_) | Self::Ends | Self::NotRecorded(_) => Vec::new(),
         }
     }
 }

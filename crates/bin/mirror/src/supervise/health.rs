@@ -6,19 +6,46 @@ use mirror_clock::{Clock as _, SystemClock};
 use mirror_contract::mirror::kit::v1::get_state_response::State as Wire;
 use mirror_contract::mirror::kit::v1::kit_service_client::KitServiceClient;
 use mirror_contract::mirror::kit::v1::{GetStateRequest, GetStateResponse};
-use mirror_kit::Channel;
+use mirror_kit::desired::Wish;
+use mirror_kit::{Channel, Decl};
 use mirror_paths::Home;
+use mirror_supervisor::{AgentState, Rows};
 use tokio::sync::watch;
 
-use super::keeper::Phase;
 use crate::client::channel;
 
 /// Longest wait for a service to settle; one that takes longer is reported and goes on.
 const LIMIT: Duration = Duration::from_secs(30);
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
-/// How long a service may be degraded at first: the peers that it misses are starting too.
+/// How long a service that needs others may be without them at first: they are starting too.
 const GRACE: Duration = Duration::from_secs(3);
+
+/// How a service is, as far as its process goes.
+enum Phase {
+    /// No process, but one will be started.
+    Waiting,
+    /// A process, started at this boot time.
+    Up { pid: u32, since: Duration },
+    /// No process, and none will be started.
+    Down { state: &'static str, detail: String, fine: bool },
+}
+
+fn phase(rows: &Rows, service: &str) -> Phase {
+    let Some(row) = rows.iter().find(|row| row.name == service) else { return Phase::Waiting };
+    let down = |state, detail: &str, fine| Phase::Down { state, detail: detail.to_owned(), fine };
+    if let (1.., Some(since)) = (row.pid, row.since) {
+        return Phase::Up { pid: row.pid, since };
+    }
+    match (row.wish, row.state) {
+        (Wish::Stopped | Wish::Quarantined, _) => down(row.wish.name(), &row.reason, true),
+        (Wish::Running, AgentState::NotLoaded) if !row.problem.is_empty() => {
+            down("not loaded", &row.problem, false)
+        }
+        (Wish::Running, AgentState::Idle) if row.starts > 0 => down("ended", &row.last_exit, false),
+        (Wish::Running, _) => Phase::Waiting,
+    }
+}
 
 /// How a service came up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,23 +61,24 @@ pub(crate) struct Settled {
 }
 
 /// Waits until a service serves, cannot serve, or is to stay down.
-pub(crate) async fn settled(home: &Home, service: &str, phase: watch::Receiver<Phase>) -> Settled {
+pub(crate) async fn settled(home: &Home, decl: &Decl, rows: watch::Receiver<Rows>) -> Settled {
+    let service = decl.name;
     let clock = SystemClock;
     let mut kit = KitServiceClient::new(channel(home, service));
     let begun = clock.boot();
     let mut pause = Duration::from_millis(4);
     loop {
-        let now = *phase.borrow();
+        let now = phase(&rows.borrow(), service);
         match now {
-            Phase::Down(why) => {
-                let after = Duration::ZERO;
-                return Settled { state: why, detail: String::new(), pid: 0, after, fine: true };
+            Phase::Down { state, detail, fine } => {
+                return Settled { state, detail, pid: 0, after: Duration::ZERO, fine };
             }
             Phase::Up { pid, since } => {
                 let answer = ask(&mut kit, pid).await;
                 let after = clock.boot().saturating_sub(since);
                 match answer {
                     Some(("degraded", ..)) if after < GRACE => {}
+                    Some(("not serving", ..)) if after < GRACE && !decl.needs.is_empty() => {}
                     Some((state, detail, fine)) => return Settled { state, detail, pid, after, fine },
                     None => {}
                 }

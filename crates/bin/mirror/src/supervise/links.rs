@@ -5,25 +5,44 @@ use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use mirror_kit::Binary;
 use mirror_paths::Home;
 
 use crate::app::app;
 use crate::failure::Failure;
+use crate::out::say;
 
 /// Lays `bin/mirror` and a link for each service; returns the path of `bin/mirror`.
 ///
+/// A service of another binary gets that one where it lies beside the executable, as in a build, else `mirror` itself.
 /// A name is replaced in one step, so a service that starts meanwhile finds the old build or the new one.
 pub(crate) fn lay(home: &Home, exe: &Path) -> Result<PathBuf, Failure> {
     let main = home.bin().join("mirror");
     link(exe, &main).map_err(|e| Failure::file("link", &main, &e))?;
     for service in app().services {
         let path = home.bin().join(service.decl.link());
-        link(&main, &path).map_err(|e| Failure::file("link", &path, &e))?;
+        let binary = service.decl.binary;
+        let beside = exe.with_file_name(binary.name());
+        let from = if binary == Binary::Mirror {
+            &main
+        } else if beside.is_file() {
+            &beside
+        } else {
+            say(&format!(
+                "{} is not beside {}; {} runs from the same binary as all others",
+                binary.name(),
+                exe.display(),
+                service.decl.name
+            ));
+            &main
+        };
+        link(from, &path).map_err(|e| Failure::file("link", &path, &e))?;
     }
     Ok(main)
 }
 
-fn link(from: &Path, to: &Path) -> io::Result<()> {
+/// Gives a file another name, in one step; copies it where it cannot be linked.
+pub(crate) fn link(from: &Path, to: &Path) -> io::Result<()> {
     // Renaming one link of a file over another does nothing, and would leave the temporary one behind.
     if is_same_file(from, to) {
         return Ok(());

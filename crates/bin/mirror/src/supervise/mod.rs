@@ -1,47 +1,43 @@
 //! `mirror up`: the fleet in the foreground, with launchd's rules.
 //!
+//! It lays the links and the property lists, runs the supervisor with its engine in this process, and drains.
 //! It refuses a second fleet in one home, and leaves no process behind when it is asked to end.
 //! Invariant: every process that it started has a fleet row while it lives.
 
 mod health;
-mod keeper;
 mod links;
-mod rows;
+mod show;
 mod takeover;
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt as _;
-use futures::stream::FuturesUnordered;
+use mirror_agents::Agent;
 use mirror_clock::{Clock as _, SystemClock};
 use mirror_errors::Kind;
-use mirror_kit::{Decl, Keep};
+use mirror_kit::{Decl, Env, Exit, Keep, Shutdown, serve_here};
 use mirror_paths::Home;
+use mirror_supervisor::engine::{Handle, Managed, engine, lay};
+use mirror_supervisor::{Backend as _, Foreground, rows};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
 
-use self::health::Settled;
-use self::keeper::{Keeper, Order, Phase};
-use crate::app::{BUILD, app};
+pub(crate) use self::links::link;
+use self::show::Show;
+use crate::app::app;
 use crate::ctx::{Ctx, up_lock};
 use crate::failure::Failure;
-use crate::out::{BAD, DIM, GOOD, HEAD, ODD, Out, say};
+use crate::out::{Out, say};
 
 /// How long a process may take to end after SIGTERM; `ExitTimeOut` of the plists.
 pub(crate) const EXIT_TIME_OUT: Duration = Duration::from_secs(15);
 
-/// What `up` holds of one service.
-struct Hand {
-    decl: &'static Decl,
-    order: watch::Sender<Order>,
-    phase: watch::Receiver<Phase>,
-}
+/// The service that this process is itself.
+pub(crate) const OWN: &str = mirror_supervisor::DECL.name;
 
 pub(crate) async fn run(ctx: &Ctx, out: &mut Out) -> Result<(), Failure> {
     let begun = SystemClock.boot();
@@ -61,27 +57,32 @@ pub(crate) async fn run(ctx: &Ctx, out: &mut Out) -> Result<(), Failure> {
         result = takeover::run(&home) => result?,
         () = stops.next() => return Ok(()),
     }
-
-    let mut hands = Vec::new();
-    let mut keepers = Vec::new();
-    let mut kept: Vec<&'static Decl> =
+    let mut services: Vec<&'static Decl> =
         app().catalogue().into_iter().filter(|d| d.keep == Keep::Always).collect();
-    kept.sort_by_key(|d| (d.tier, d.name));
-    for decl in kept {
-        let (order, orders) = watch::channel(Order::Run);
-        let (phase, phases) = watch::channel(Phase::Waiting);
-        keepers.push(Keeper { decl, home: home.clone(), order: orders, phase }.keep());
-        hands.push(Hand { decl, order, phase: phases });
-    }
+    services.sort_by_key(|d| (d.tier, d.name));
+    let agents = managed(&home, &services)?;
+    lay(&home, &agents).map_err(|e| Failure::file("write property lists in", &home.agents(), &e))?;
+    let tiers: BTreeSet<u8> = agents.iter().map(|agent| agent.tier).collect();
+    let pid = std::process::id();
+    rows::write(&home, OWN, pid).map_err(|e| Failure::file("write a row in", &home.fleet(), &e))?;
+
+    let (engine, handle) = engine(home.clone(), Arc::new(SystemClock), agents, Box::new(say));
+    let (stop, shutdown) = Shutdown::pair();
+    let serving = Box::pin(serve(&home, &handle, shutdown));
     let directing = async {
-        let mut show = Show { ctx, out, home: &home, main: &main, hands: &hands };
+        handle.begin().await;
+        let rows = handle.rows();
+        let mut show = Show { ctx, out, home: &home, main: &main, services: &services, rows };
         tokio::select! {
             () = show.announce(begun) => stops.next().await,
             () = stops.next() => {}
         }
-        drain(&hands, &mut stops).await;
+        drain(&handle, &tiers, &mut stops).await;
+        handle.finish().await;
+        let _ = stop.send(true);
     };
-    futures::future::join(futures::future::join_all(keepers), directing).await;
+    futures::future::join3(Box::pin(engine.run()), serving, Box::pin(directing)).await;
+    rows::remove(&home, OWN, pid);
     if out.json_wanted() {
         let _ = out.json(&json!({"event": "drained"}));
     } else {
@@ -90,6 +91,28 @@ pub(crate) async fn run(ctx: &Ctx, out: &mut Out) -> Result<(), Failure> {
     // The fleet must not depend on somebody reading what it prints.
     let _ = out.flush();
     Ok(())
+}
+
+/// Returns the agents to keep: the services and all jobs.
+fn managed(home: &Home, services: &[&'static Decl]) -> Result<Vec<Managed>, Failure> {
+    let agents = mirror_agents::agents(services, &app().job_catalogue());
+    let agents = agents.map_err(|e| Failure::bug(e.to_string()))?;
+    let bin = home.bin();
+    let managed = |agent: &Agent| Managed { own: agent.name == OWN, ..Managed::of(agent, &bin, home) };
+    Ok(agents.iter().map(managed).collect())
+}
+
+/// Answers on the supervisor's socket until the fleet has ended.
+async fn serve(home: &Home, handle: &Handle, shutdown: Shutdown) {
+    let Some(service) = app().service(OWN) else { return };
+    let given = Arc::new(Foreground(Arc::new(handle.clone())));
+    let env = Env { given: Some(given), ..app().env(home.clone()) };
+    match serve_here(env, service, shutdown).await {
+        Exit::Drained => {}
+        Exit::Fatal(why) | Exit::Failed(why) => {
+            say(&format!("{OWN} does not serve ({why}); the fleet is kept, but nothing can steer it"));
+        }
+    }
 }
 
 /// Takes the lock of the one `up` of a home.
@@ -142,148 +165,19 @@ impl Stops {
     }
 }
 
-/// Stops all services, upper tiers first, so that none loses a peer before it has ended.
-async fn drain(hands: &[Hand], stops: &mut Stops) {
+/// Stops all agents, upper tiers first, so that none loses a peer before it has ended.
+async fn drain(handle: &Handle, tiers: &BTreeSet<u8>, stops: &mut Stops) {
     say("draining; a second Ctrl-C ends what is left at once");
-    let tiers: BTreeSet<u8> = hands.iter().map(|hand| hand.decl.tier).collect();
     let draining = async {
-        for tier in tiers.into_iter().rev() {
-            let of_tier: Vec<&Hand> = hands.iter().filter(|hand| hand.decl.tier == tier).collect();
-            for hand in &of_tier {
-                hand.order.send_if_modified(|order| {
-                    let first = *order < Order::Stop;
-                    *order = (*order).max(Order::Stop);
-                    first
-                });
-            }
-            futures::future::join_all(of_tier.iter().map(|hand| down(hand))).await;
+        for tier in tiers.iter().rev() {
+            handle.drain(*tier).await;
         }
     };
     tokio::pin!(draining);
     loop {
         tokio::select! {
             () = &mut draining => return,
-            () = stops.next() => {
-                for hand in hands {
-                    hand.order.send_replace(Order::Kill);
-                }
-            }
+            () = stops.next() => handle.kill().await,
         }
-    }
-}
-
-async fn down(hand: &Hand) {
-    let mut phase = hand.phase.clone();
-    // An error means that the keeper has ended.
-    let _ = phase.wait_for(|now| matches!(now, Phase::Down(_))).await;
-}
-
-/// What `up` prints.
-struct Show<'a> {
-    ctx: &'a Ctx,
-    out: &'a mut Out,
-    home: &'a Home,
-    main: &'a Path,
-    hands: &'a [Hand],
-}
-
-impl Show<'_> {
-    /// Prints a line for each service as it settles, then what to do next.
-    async fn announce(&mut self, begun: Duration) {
-        let mut waiting: FuturesUnordered<_> = self
-            .hands
-            .iter()
-            .map(|hand| async {
-                (hand.decl.name, health::settled(self.home, hand.decl.name, hand.phase.clone()).await)
-            })
-            .collect();
-        let mut fine = true;
-        while let Some((name, settled)) = waiting.next().await {
-            fine &= settled.fine;
-            self.line(name, &settled);
-        }
-        drop(waiting);
-        let after = SystemClock.boot().saturating_sub(begun);
-        self.ready(after, fine);
-    }
-
-    fn line(&mut self, name: &str, settled: &Settled) {
-        let socket = self.home.socket(name).unwrap_or_default();
-        let ms = u64::try_from(settled.after.as_millis()).unwrap_or(u64::MAX);
-        if self.out.json_wanted() {
-            let _ = self.out.json(&json!({
-                "event": "service",
-                "service": name,
-                "state": settled.state,
-                "detail": settled.detail,
-                "pid": (settled.pid != 0).then_some(settled.pid),
-                "healthy_ms": ms,
-                "socket": socket,
-            }));
-        } else {
-            let width = self.hands.iter().map(|hand| hand.decl.name.len()).max().unwrap_or(0);
-            let style = match settled.state {
-                "serving" => GOOD,
-                "not serving" | "not healthy" => BAD,
-                _ => ODD,
-            };
-            let mut line =
-                format!("{name:<width$}  {}", self.out.paint(style, &format!("{:<11}", settled.state)));
-            if settled.pid != 0 {
-                let socket = self.out.paint(DIM, &socket.display().to_string());
-                line.push_str(&format!("  pid {:<7}  {ms:>5} ms  {socket}", settled.pid));
-            }
-            if !settled.detail.is_empty() {
-                line.push_str(&format!("  {}", crate::text::block(&settled.detail)));
-            }
-            let _ = self.out.line(line.trim_end());
-        }
-        let _ = self.out.flush();
-    }
-
-    fn ready(&mut self, after: Duration, fine: bool) {
-        let (ms, commands) = (after.as_millis(), self.commands());
-        if self.out.json_wanted() {
-            let lines: Vec<&str> = commands.iter().map(|(_, line)| line.as_str()).collect();
-            let value = json!({"event": "ready", "fine": fine, "ms": ms, "build": BUILD, "next": lines});
-            let _ = self.out.json(&value);
-        } else {
-            let what = if fine { "the fleet is up" } else { "the fleet is up in part" };
-            let _ = self.out.line(&format!("\n{} after {ms} ms, build {BUILD}", self.out.paint(HEAD, what)));
-            let _ = self.out.line("next, in another terminal:\n");
-            for (what, line) in &commands {
-                let _ =
-                    self.out.line(&format!("  {}\n  {line}\n", self.out.paint(DIM, &format!("# {what}"))));
-            }
-            let _ = self.out.line("Ctrl-C here drains the fleet.");
-        }
-        let _ = self.out.flush();
-    }
-
-    fn commands(&self) -> Vec<(&'static str, String)> {
-        let command = |rest: &str| self.ctx.command(self.home, self.main, rest);
-        let socket = self.home.socket("bus").unwrap_or_default();
-        let socket = crate::text::shell_word(&socket.to_string_lossy());
-        vec![
-            ("bring in what your coding agents wrote down", command(&format!("import {}", transcripts()))),
-            ("see events as they come", command("log -f")),
-            ("see what happened, by day", command("changelog")),
-            ("check every byte of the log", command("bus verify")),
-            ("see what runs", command("status")),
-            (
-                "look with any gRPC client",
-                format!("grpcurl -plaintext -authority localhost unix://{socket} list"),
-            ),
-        ]
-    }
-}
-
-/// Returns transcripts to begin with: the user's own, else the samples where the source tree is.
-fn transcripts() -> String {
-    let own = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".claude/projects"));
-    let samples = std::env::current_dir().map(|dir| dir.join("tests/samples"));
-    match (own.filter(|dir| dir.is_dir()), samples.ok().filter(|dir| dir.is_dir())) {
-        (None, Some(samples)) => crate::text::shell_word(&samples.to_string_lossy()),
-        _ => "~/.claude/projects".to_owned(),
     }
 }

@@ -67,7 +67,7 @@ fn a_flipped_bit_in_any_byte_is_found_and_named() {
     assert_eq!(log.spans.len(), 200);
     let last_write = log.spans[199].batch;
     // Events before the flip are read once: reading goes on from the state that they leave.
-    let mut before = Chain::new(Some(&log.origin));
+    let mut before = Chain::new(Some(&log.origin), &crate::Options::default());
     for (i, span) in log.spans.iter().enumerate() {
         // The log as it was when the write after that of the event was stored, which is a log like any other.
         let here = log.spans[i..].iter().find(|later| later.batch > span.batch);

@@ -6,9 +6,9 @@ use proptest::prelude::*;
 use sha2::{Digest as _, Sha256};
 
 use super::{FILL, Home, check, log_of, many, one};
-use crate::merkle::{Frontier, hex};
+use crate::merkle::{Frontier, hex, leaf};
 use crate::testlog::{Draft, Log};
-use crate::{Redacted, Severity, Tail, verify};
+use crate::{Options, Redacted, Root, Severity, Tail, verify, verify_with};
 
 /// RFC 6962 section 2.1, word for word.
 fn mth(leaves: &[[u8; 32]]) -> [u8; 32] {
@@ -31,6 +31,31 @@ fn the_right_edge_gives_the_root_of_rfc_6962_at_every_size() {
         assert_eq!(tree.root(), mth(&leaves[..size]), "size {size}");
         tree.push(*leaf);
     }
+}
+
+#[test]
+fn the_roots_that_are_asked_for_are_reported_and_none_beyond_damage() {
+    let log = log_of(9);
+    let (good, home) = (log.bytes.clone(), Home::new(&log.origin));
+    home.segment(1, &[&log.bytes, FILL].concat());
+    let options = Options { ids: 4, marks: vec![9, 1, 5, 5, 12] };
+    let only = |options| verify_with(home.dir.path(), options, &mut |_| {}).unwrap().origins.remove(0);
+    let report = only(&options);
+    let root = |size: u64| {
+        let header = |span: &crate::testlog::Span| {
+            let line = &good[span.start..span.body - 1];
+            leaf(&line[line.iter().position(|byte| *byte == b'{').unwrap()..])
+        };
+        let leaves: Vec<_> = log.spans[..size as usize].iter().map(header).collect();
+        Root { size, root_hex: hex(&mth(&leaves)) }
+    };
+    assert_eq!(report.roots, [root(1), root(5), root(9)]);
+    assert_eq!((report.ids_compared, report.events), (4, 9));
+
+    let mut bad = good.clone();
+    bad[log.spans[2].start + 20] ^= 1;
+    home.segment(1, &[&bad, FILL].concat());
+    assert_eq!(only(&options).roots, [root(1)]);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::chain::Chain;
 use crate::source::ReadAt;
 use crate::testlog::{Draft, Log};
 use crate::walk::{Segment, Walk};
-use crate::{Severity, Tail, verify};
+use crate::{Options, Severity, Tail, verify};
 
 /// A file that shows each of its states for one read, and the last from then on.
 struct Changing(RefCell<Vec<Vec<u8>>>);
@@ -27,7 +27,7 @@ impl ReadAt for Changing {
 
 fn read(log: &Log, next: Option<u64>, states: Vec<Vec<u8>>) -> crate::OriginReport {
     let mut progress = |_: crate::Progress<'_>| {};
-    let mut walk = Walk::new(Chain::new(Some(&log.origin)), &mut progress);
+    let mut walk = Walk::new(Chain::new(Some(&log.origin), &Options::default()), &mut progress);
     let bytes = Changing(RefCell::new(states));
     let ended = walk.segment(Segment { name: 1, next, from: 0 }, Box::new(bytes));
     walk.chain.finish(1, ended.tail)
