@@ -21,7 +21,7 @@ async fn sockets_and_folders_go() {
     let home = stage.fleet.home().clone();
     let socket = home.socket(LEAF).unwrap();
     let gone = Expected {
-        causes: &["socket-gone"],
+        causes: &["socket-missing"],
         remedy: "restart",
         touched: &[LEAF],
         within: Duration::from_secs(330 + 30),
@@ -49,7 +49,7 @@ async fn sockets_and_folders_go() {
         stage.fleet.run(&["pulse", "--sweep"]);
     };
     let drift =
-        Expected { causes: &["drift"], remedy: "render", touched: &[LEAF], within: Duration::from_secs(330) };
+        Expected { causes: &["plist-drift"], remedy: "render", touched: &[LEAF], within: Duration::from_secs(330) };
     stage.drill("property list edited", LEAF, &drift, edit).await;
     stage.end().await;
 }
@@ -219,7 +219,7 @@ async fn the_disk_is_full_and_then_read_only() {
         .env("MIRROR_DRILL_LEAVES", "1");
     let stage = Stage::with(fleet).await;
     stage.seasoned().await;
-    for (fault, cause) in [("disk full", "disk-full"), ("file system read-only", "home-unwritable")] {
+    for (fault, cause) in [("disk full", "disk-full"), ("file system read-only", "home-unusable")] {
         stage.well(Duration::from_secs(90)).await;
         let (before, acted, began) = (stage.pids().await, stage.actions().await.len(), Instant::now());
         let fill = small.dir.path().join("fill");

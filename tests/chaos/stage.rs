@@ -194,7 +194,8 @@ impl Stage {
                 continue;
             };
             let seen = pulse.targets.iter().find(|t| t.name == target).cloned().unwrap_or_default();
-            let told = seen.health() != Health::Ok || pulse.incidents.iter().any(|i| is_about(i, target));
+            let ill = seen.health() != Health::Ok;
+            let told = ill || pulse.incidents.iter().any(|i| is_about(i, target));
             if told && detected.is_none() {
                 detected = Some(began.elapsed());
                 verdict = words(&seen);
@@ -202,10 +203,12 @@ impl Stage {
             broken |= told || !serves;
             let changed = self.pids().await.get(target) != before.get(target);
             last = format!("{state:?}, {}, {:?}", words(&seen), pulse.incidents);
-            if serves && !told && (broken || changed) {
+            if serves && !ill && (broken || changed) {
                 break began.elapsed();
             }
         };
+        // An incident stays open for a while after its end, to see whether it comes back.
+        self.well(Duration::from_secs(120)).await;
         let mut incidents = self.incidents("").await;
         incidents.retain(|i| !known.iter().any(|k| k.id == i.id) && is_about(i, target));
         let causes: Vec<String> = incidents.iter().map(|i| i.cause.clone()).collect();

@@ -427,3 +427,21 @@ async fn an_edited_property_list_is_seen_and_rendered_again() {
     world.pass(Duration::from_secs(1));
     assert_eq!(world.running(AGENT), [1]);
 }
+
+#[tokio::test]
+async fn what_differs_from_what_is_wanted_is_brought_to_it() {
+    let world = World::new(&[AGENT]);
+    world.install(1, 0).await.unwrap();
+    let backend = world.backend(0);
+    backend.begin().await.unwrap();
+    world.quit();
+    world.pass(Duration::from_secs(60));
+    assert!(world.running(AGENT).is_empty(), "launchd takes an exit with 0 for final");
+    backend.sweep().await.unwrap();
+    assert_eq!(world.running(AGENT), [1]);
+
+    mirror_kit::desired::write(&world.home, AGENT, Wish::Stopped, "").unwrap();
+    backend.sweep().await.unwrap();
+    world.pass(Duration::from_secs(60));
+    assert!(world.running(AGENT).is_empty(), "a wish that was written by hand is followed");
+}

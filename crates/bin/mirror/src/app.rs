@@ -20,6 +20,7 @@ pub static APP: App = App {
         &mirror_import::SERVICE,
         &mirror_keeper::SERVICE,
         &mirror_notify::SERVICE,
+        &mirror_pulse::SERVICE,
         &mirror_registry::SERVICE,
         &mirror_remedy::SERVICE,
         &mirror_schedule::SERVICE,

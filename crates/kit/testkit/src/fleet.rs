@@ -1,6 +1,7 @@
 //! A fleet of real processes in a home of its own: `mirror up`, killed and asked from outside.
 
 use std::fs::{self, File};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
@@ -58,7 +59,8 @@ impl Fleet {
     /// Returns a command of the binary in this home.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
-        command.args(args).env("MIRROR_HOME", self.home.root()).stdin(Stdio::null());
+        // A name that begins with "mirror-" would be that of a service.
+        command.arg0("mirror").args(args).env("MIRROR_HOME", self.home.root()).stdin(Stdio::null());
         command.envs(self.envs.iter().map(|(name, value)| (name, value)));
         command
     }

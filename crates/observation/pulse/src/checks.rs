@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mirror_kit::{last_run, spawn_thread};
@@ -113,9 +113,11 @@ fn missing(e: &std::io::Error) -> CheckFault {
 
 fn disk(root: &Path) -> Result<Facts, CheckFault> {
     let stat = nix::sys::statvfs::statvfs(root).map_err(|e| failed("the disk cannot be asked", &e))?;
-    #[expect(clippy::useless_conversion, reason = "the width of these differs between systems")]
-    let bytes = |blocks: nix::libc::fsblkcnt_t| u64::from(blocks).saturating_mul(stat.fragment_size());
-    Ok(Facts::Disk { free: bytes(stat.blocks_available()), total: bytes(stat.blocks()) })
+    // The fields are narrower on macOS.
+    #[allow(clippy::useless_conversion, clippy::allow_attributes, reason = "the types differ by system")]
+    let (free, total, unit) =
+        (u64::from(stat.blocks_available()), u64::from(stat.blocks()), u64::from(stat.fragment_size()));
+    Ok(Facts::Disk { free: free.saturating_mul(unit), total: total.saturating_mul(unit) })
 }
 
 /// Returns what is wrong with the home, if anything.
@@ -204,7 +206,7 @@ fn dead_man(places: &Places) -> Result<Facts, CheckFault> {
 
 #[cfg(target_os = "linux")]
 fn usage(places: &Places) -> Result<Facts, CheckFault> {
-    let pids = places.pids.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let pids = places.pids.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
     let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096);
     let page = u64::try_from(page).unwrap_or(4096);
     // Resident pages without the shared ones: what a process alone holds, readable where its maps are not.

@@ -211,7 +211,7 @@ impl Engine {
                 spawn(Box::pin(hands.remedy(ask)));
             }
             Effect::Restart(ask) => {
-                tracing::info!(id = ask.id, target = ask.target, cause = ask.cause, "asks the supervisor");
+                tracing::info!(id = ask.id, agent = ask.target, cause = ask.cause, "asks the supervisor");
                 spawn(Box::pin(hands.restart(ask)));
             }
             Effect::Append { id, subject, payload } => spawn(Box::pin(hands.append(id, subject, payload))),

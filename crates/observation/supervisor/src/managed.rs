@@ -106,7 +106,7 @@ impl Managed {
             // A list does not tell a service that waits for its next start from one that rests.
             let rests = is_to_run && row.state == AgentState::Idle;
             if rests && self.look(planned).await?.state == AgentState::Idle {
-                let _ = unit;
+                self.manager.start(unit).await?;
                 self.look(planned).await?;
             }
         }

@@ -180,7 +180,10 @@ impl Core {
         for n in 0..self.incidents.len() {
             let Some(act) = self.incidents[n].open_act().filter(|a| !a.asked) else { continue };
             // Each call to the supervisor is one restart, so that it is never made twice for the same action.
-            let lost = act.direct || self.is_over(&act.target.clone(), &self.incidents[n].root.clone());
+            // What waits for the service remedy, about itself, would keep that from being restarted.
+            let remedy = self.agent("remedy").and_then(|n| self.targets.get(n));
+            let stuck = act.target == "remedy" && remedy.is_some_and(|t| is_useless(&t.seen));
+            let lost = act.direct || stuck || self.is_over(&act.target, &self.incidents[n].root);
             let (id, ready) = (act.id.clone(), gate(self, act));
             if lost {
                 let why = "nobody knows how it ended".to_owned();
@@ -214,6 +217,11 @@ impl Core {
         detail: String,
         observing: Option<u64>,
     ) {
+        // This holds for all, whatever has become of the action meanwhile.
+        if let Some(until) = observing {
+            self.held_until = now.boot + until.saturating_sub(now.wall).min(3_600_000);
+            self.dirty = true;
+        }
         let of = |i: &Incident| i.open_act().is_some_and(|a| a.id == id);
         let Some(incident) = self.incidents.iter_mut().find(|i| of(i)) else { return };
         let (root, fleet) = (incident.root.clone(), incident.root == FLEET);
@@ -251,9 +259,6 @@ impl Core {
                 limits.ended(now.boot, 0);
             }
             _ => limits.ended(now.boot, 0),
-        }
-        if let Some(until) = observing {
-            self.held_until = now.boot + until.saturating_sub(now.wall).min(3_600_000);
         }
     }
 

@@ -55,7 +55,7 @@ pub(crate) struct Told {
     pub(crate) detected_ms: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) recovered_ms: Option<u64>,
-    /// Each "<remedy> <target>: <outcome>, <detail>".
+    /// Each `<remedy> <target>: <outcome>, <detail>`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) actions: Vec<String>,
 }

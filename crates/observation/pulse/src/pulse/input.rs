@@ -258,6 +258,7 @@ pub(crate) enum CheckFault {
 
 /// What a check found.
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "other systems cannot tell all of these"))]
 pub(crate) enum Facts {
     /// Bytes.
     Disk {

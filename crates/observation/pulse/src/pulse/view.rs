@@ -200,7 +200,9 @@ impl Core {
         let paused =
             if self.maintenance(now).is_some() { "; maintenance lasts, nothing is acted on" } else { "" };
         let plural = |n: usize| if n == 1 { "1 target is".to_owned() } else { format!("{n} targets are") };
-        let first = self.incidents.iter().min_by_key(|i| i.recovered.is_some());
+        // What has recovered is no news while something else fails that has no incident yet.
+        let news = |i: &&Incident| i.recovered.is_none() || verdict == Health::Recovering;
+        let first = self.incidents.iter().filter(news).min_by_key(|i| i.recovered.is_some());
         let text = match (verdict, first) {
             (Health::Ok, _) => format!("all {} targets are well", targets.len()),
             (_, Some(incident)) => {

@@ -87,7 +87,9 @@ pub(crate) struct World {
     pub(crate) trouble: u64,
     pub(crate) maintenance: u64,
     pub(crate) woke: u64,
+    /// Until when the service remedy only observes, and until when pulse was told that it does.
     pub(crate) held: u64,
+    told: u64,
     born: u64,
     fine: BTreeMap<String, u64>,
 }
@@ -151,6 +153,7 @@ impl World {
             maintenance: 0,
             woke: 0,
             held: 0,
+            told: 0,
             born: now.boot,
             fine: BTreeMap::new(),
         };
@@ -301,6 +304,7 @@ impl World {
                 self.open.remove(&id);
                 let answered = self.done.get(&id).copied().filter(|_| !self.remedy_away);
                 let outcome = answered.unwrap_or(Outcome::Away);
+                self.told = self.held;
                 let until = (self.held > self.now.boot).then(|| self.now.wall + self.held - self.now.boot);
                 self.step(Input::Outcome { id, outcome, detail: String::new(), observing_until: until });
             }

@@ -84,7 +84,7 @@ impl World {
         assert!(!self.settings.observe_only, "{} while only observing", why());
         assert!(now >= self.maintenance, "{} in maintenance", why());
         assert!(now >= self.woke + 60 * SEC || self.woke == 0, "{} just after waking", why());
-        assert!(now >= self.held, "{} while remedy only observes", why());
+        assert!(now >= self.told, "{} while remedy only observes", why());
         let never_fine =
             self.agents.iter().any(|a| a.row.name == ask.target) && !self.fine.contains_key(&ask.target);
         let again = self.asks.iter().any(|(_, a)| a.id == ask.id);
