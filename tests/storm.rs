@@ -17,7 +17,7 @@ use mirror_contract::mirror::supervisor::v1::supervisor_service_client::Supervis
 use mirror_contract::mirror::supervisor::v1::{
     Agent, AgentDesired, AgentState, ListAgentsRequest, StopAgentRequest, WatchAgentsRequest,
 };
-use mirror_drill::{DEPENDENTS, HUB, LEAVES, Order, clear, give};
+use mirror_drill::{DEPENDENTS, HUB, LEAVES, Order, clear, give, plant};
 use mirror_testkit::fleet::Fleet;
 use mirror_testkit::wait_for;
 use nix::sys::signal::Signal;
@@ -198,7 +198,8 @@ async fn a_storm_of_two_hundred_faults_passes() {
 
 #[tokio::test]
 async fn a_wrong_configuration_is_no_crash_loop_and_a_stop_outlives_the_supervisor() {
-    let mut fleet = Fleet::new(env!("CARGO_BIN_EXE_mirror-drill")).env("MIRROR_DRILL_LEAVES", "3");
+    let mut fleet = Fleet::new(env!("CARGO_BIN_EXE_mirror-drill"));
+    plant(fleet.home(), 3).unwrap();
     fleet.up().await;
     let mut supervisor = SupervisorServiceClient::new(fleet.channel("supervisor"));
     let mut find = async |name: &str| -> Agent {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
+use mirror_contract::mirror::kit::v1::get_state_response::State;
 use mirror_contract::mirror::supervisor::v1::{AgentDesired, RestartAgentRequest};
 use mirror_drill::{LEAVES, Order, clear, give};
 use mirror_testkit::wait_for;
@@ -14,70 +15,75 @@ use crate::stage::{Expected, Stage, row};
 
 const LEAF: &str = LEAVES[0];
 
-const fn expected(causes: &'static [&'static str], remedy: &'static str, secs: u64) -> Expected {
-    Expected { causes, remedy, touched: &[LEAF], within: Duration::from_secs(secs) }
+fn expected(leaf: usize, causes: &'static [&'static str], remedy: &'static str) -> Expected {
+    Expected { causes, remedy, touched: &LEAVES[leaf..=leaf], within: Duration::from_secs(180) }
 }
 
 #[tokio::test]
 async fn processes_that_end_by_themselves() {
-    let stage = Stage::new(2).await;
+    // A leaf for each fault: whoever crashes five times within ten minutes is taken out.
+    let stage = Stage::new(5).await;
     let home = stage.fleet.home().clone();
-    let order = |order: Order| give(&home, LEAF, &order).unwrap();
+    let order = |leaf: usize, order: Order| give(&home, LEAVES[leaf], &order).unwrap();
+    let kill = |leaf: usize| stage.fleet.strike(LEAVES[leaf], Signal::SIGKILL);
+    let crash = |leaf| expected(leaf, &["crashed"], "");
 
-    let crash = expected(&["crashed"], "", 15);
-    stage.drill("kill -9 of a leaf", LEAF, &crash, async || stage.fleet.strike(LEAF, Signal::SIGKILL)).await;
-    stage.drill("abort", LEAF, &crash, async || order(Order::Abort)).await;
-    stage.drill("exit with an error", LEAF, &crash, async || order(Order::Exit(74))).await;
+    stage.drill("kill -9 of a leaf", LEAVES[0], &crash(0), async || kill(0)).await;
+    stage.drill("abort", LEAVES[1], &crash(1), async || order(1, Order::Abort)).await;
+    stage.drill("exit with an error", LEAVES[2], &crash(2), async || order(2, Order::Exit(74))).await;
     // The process is younger than launchd's floor when it ends, so that the whole of the floor is waited for.
     let floor = async || {
-        stage.fleet.strike(LEAF, Signal::SIGKILL);
+        let before = stage.pids().await[LEAVES[3]];
+        kill(3);
         wait_for(Duration::from_secs(5), "the successor serves", async || {
             tokio::time::sleep(Duration::from_millis(50)).await;
-            stage.state(LEAF).await.map(|_| ())
+            match stage.state(LEAVES[3]).await? {
+                (State::Serving, pid) if pid != before => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
         })
         .await;
-        stage.fleet.strike(LEAF, Signal::SIGKILL);
+        kill(3);
     };
-    stage.drill("kill -9 right after a start", LEAF, &expected(&["crashed"], "", 20), floor).await;
-    stage
-        .drill("exit 0 though wanted", LEAF, &expected(&["exited"], "start", 30), async || {
-            order(Order::Exit(0))
-        })
-        .await;
+    let floored = expected(3, &["crashed"], "");
+    stage.drill("kill -9 right after a start", LEAVES[3], &floored, floor).await;
+    let exited = expected(4, &["exited"], "start");
+    stage.drill("exit 0 though wanted", LEAVES[4], &exited, async || order(4, Order::Exit(0))).await;
     stage.end().await;
 }
 
 #[tokio::test]
 async fn processes_that_stand_still() {
-    let stage = Stage::new(2).await;
+    let stage = Stage::new(4).await;
     let home = stage.fleet.home().clone();
-    let hung = expected(&["hung"], "restart-kill", 35);
-    stage.drill("SIGSTOP", LEAF, &hung, async || stage.fleet.strike(LEAF, Signal::SIGSTOP)).await;
-    stage.drill("executor hangs", LEAF, &hung, async || give(&home, LEAF, &Order::Hang).unwrap()).await;
+    let order = |leaf: usize, order: Order| give(&home, LEAVES[leaf], &order).unwrap();
+    let hung = |leaf| expected(leaf, &["hung"], "restart-kill");
     stage
-        .drill("out of file descriptors", LEAF, &hung, async || give(&home, LEAF, &Order::Files).unwrap())
+        .drill("SIGSTOP", LEAVES[0], &hung(0), async || stage.fleet.strike(LEAVES[0], Signal::SIGSTOP))
         .await;
+    stage.drill("executor hangs", LEAVES[1], &hung(1), async || order(1, Order::Hang)).await;
+    stage.drill("out of file descriptors", LEAVES[2], &hung(2), async || order(2, Order::Files)).await;
 
     // SIGTERM ignored: the supervisor's own rule, without a remedy.
-    stage.seasoned().await;
+    let leaf = LEAVES[3];
     stage.well(Duration::from_secs(60)).await;
-    let before = stage.agent(LEAF).await;
-    give(&home, LEAF, &Order::Hang).unwrap();
+    let before = stage.agent(leaf).await;
+    order(3, Order::Hang);
     tokio::time::sleep(Duration::from_millis(500)).await;
     let began = Instant::now();
-    let request = RestartAgentRequest { name: LEAF.to_owned(), kill: false };
+    let request = RestartAgentRequest { name: leaf.to_owned(), kill: false };
     stage.supervisor().restart_agent(request).await.unwrap();
     wait_for(Duration::from_secs(40), "another process serves", async || {
         tokio::time::sleep(Duration::from_millis(100)).await;
-        match stage.state(LEAF).await {
+        match stage.state(leaf).await {
             Ok((_, pid)) if pid != before.pid => Ok(()),
             other => Err(format!("{other:?}")),
         }
     })
     .await;
     row(&json!({
-        "fault": "SIGTERM ignored at a restart", "target": LEAF, "verdict": "draining", "causes": [], "remedies": [],
-        "detect_ms": 0, "recover_ms": began.elapsed().as_millis(), "collateral": 0,
+        "fault": "SIGTERM ignored at a restart", "target": leaf, "verdict": "draining", "causes": [], "remedies": [],
+        "detect_ms": null, "recover_ms": began.elapsed().as_millis(), "collateral": 0,
     }));
     stage.well(Duration::from_secs(60)).await;
     stage.end().await;
@@ -88,7 +94,7 @@ async fn what_only_looks_like_a_fault() {
     let stage = Stage::new(2).await;
     let home = stage.fleet.home().clone();
     give(&home, LEAF, &Order::SlowStart(40_000)).unwrap();
-    let slow = expected(&["crashed"], "", 70);
+    let slow = expected(0, &["crashed"], "");
     stage.drill("slow start of 40 s", LEAF, &slow, async || stage.fleet.strike(LEAF, Signal::SIGKILL)).await;
     clear(&home, LEAF);
 
@@ -110,7 +116,7 @@ async fn what_only_looks_like_a_fault() {
     let dead = json!({"pid": 4_194_303, "started_ms": 1, "build": "x", "state": "serving", "detail": ""});
     let lease = home.lease(LEAF);
     stage
-        .drill("lock of a dead pid", LEAF, &expected(&["crashed"], "", 20), async || {
+        .drill("lock of a dead pid", LEAF, &expected(0, &["crashed"], ""), async || {
             stage.fleet.strike(LEAF, Signal::SIGKILL);
             fs::write(&lease, dead.to_string()).unwrap();
         })

@@ -17,7 +17,7 @@ const LEAF: &str = LEAVES[0];
 
 #[tokio::test]
 async fn sockets_and_folders_go() {
-    let stage = Stage::new(2).await;
+    let stage = Stage::new(3).await;
     let home = stage.fleet.home().clone();
     let socket = home.socket(LEAF).unwrap();
     let gone = Expected {
@@ -39,7 +39,7 @@ async fn sockets_and_folders_go() {
         fs::write(&socket, "stale").unwrap();
     };
     let crash =
-        Expected { causes: &["crashed"], remedy: "", touched: &[LEAF], within: Duration::from_secs(30) };
+        Expected { causes: &["crashed"], remedy: "", touched: &[LEAF], within: Duration::from_secs(180) };
     stage.drill("stale socket file", LEAF, &crash, stale).await;
 
     let plist = home.agents().join(format!("dev.mirrordna.{LEAF}.plist"));
@@ -48,8 +48,12 @@ async fn sockets_and_folders_go() {
         fs::write(&plist, text.replace("<key>RunAtLoad</key>", "<key>RunAtLoda</key>")).unwrap();
         stage.fleet.run(&["pulse", "--sweep"]);
     };
-    let drift =
-        Expected { causes: &["plist-drift"], remedy: "render", touched: &[LEAF], within: Duration::from_secs(330) };
+    let drift = Expected {
+        causes: &["plist-drift"],
+        remedy: "render",
+        touched: &[LEAF],
+        within: Duration::from_secs(330),
+    };
     stage.drill("property list edited", LEAF, &drift, edit).await;
     stage.end().await;
 }
@@ -215,9 +219,8 @@ async fn the_disk_is_full_and_then_read_only() {
         println!("SKIPPED: this user may not mount a tmpfs; full disk and read-only disk were NOT tried");
         return;
     };
-    let fleet = Fleet::at(env!("CARGO_BIN_EXE_mirror-drill"), &small.dir.path().join("h"))
-        .env("MIRROR_DRILL_LEAVES", "1");
-    let stage = Stage::with(fleet).await;
+    let fleet = Fleet::at(env!("CARGO_BIN_EXE_mirror-drill"), &small.dir.path().join("h"));
+    let stage = Stage::with(fleet, 1).await;
     stage.seasoned().await;
     for (fault, cause) in [("disk full", "disk-full"), ("file system read-only", "home-unusable")] {
         stage.well(Duration::from_secs(90)).await;

@@ -16,6 +16,7 @@ use mirror_contract::mirror::remedy::v1::remedy_service_client::RemedyServiceCli
 use mirror_contract::mirror::remedy::v1::{Action, ListActionsRequest, Outcome};
 use mirror_contract::mirror::supervisor::v1::supervisor_service_client::SupervisorServiceClient;
 use mirror_contract::mirror::supervisor::v1::{Agent, ListAgentsRequest};
+use mirror_drill::plant;
 use mirror_kit::Channel;
 use mirror_testkit::fleet::Fleet;
 use mirror_testkit::wait_for;
@@ -44,13 +45,11 @@ pub(crate) struct Expected {
 impl Stage {
     /// Starts a fleet with so many leaves and waits until pulse calls it well.
     pub(crate) async fn new(leaves: usize) -> Self {
-        Self::with(
-            Fleet::new(env!("CARGO_BIN_EXE_mirror-drill")).env("MIRROR_DRILL_LEAVES", &leaves.to_string()),
-        )
-        .await
+        Self::with(Fleet::new(env!("CARGO_BIN_EXE_mirror-drill")), leaves).await
     }
 
-    pub(crate) async fn with(mut fleet: Fleet) -> Self {
+    pub(crate) async fn with(mut fleet: Fleet, leaves: usize) -> Self {
+        plant(fleet.home(), leaves).unwrap();
         fleet.up().await;
         let stage = Self { fleet };
         stage.well(Duration::from_secs(60)).await;
@@ -207,9 +206,17 @@ impl Stage {
                 break began.elapsed();
             }
         };
-        // An incident stays open for a while after its end, to see whether it comes back.
+        // What is over in a moment is told a moment later, and stays open for a while in case that it comes back.
+        let mut incidents = Vec::new();
+        let told =
+            wait_until(Duration::from_secs(if expected.causes.is_empty() { 3 } else { 30 }), async || {
+                incidents = self.incidents("").await;
+                incidents.retain(|i| !known.iter().any(|k| k.id == i.id) && is_about(i, target));
+                !incidents.is_empty()
+            });
+        told.await;
         self.well(Duration::from_secs(120)).await;
-        let mut incidents = self.incidents("").await;
+        incidents = self.incidents("").await;
         incidents.retain(|i| !known.iter().any(|k| k.id == i.id) && is_about(i, target));
         let causes: Vec<String> = incidents.iter().map(|i| i.cause.clone()).collect();
         let remedies: Vec<String> =
@@ -243,6 +250,14 @@ impl Stage {
     /// Ends the fleet in order.
     pub(crate) async fn end(mut self) {
         self.fleet.down().await;
+    }
+}
+
+/// Looks until a condition holds or the time is over.
+async fn wait_until(limit: Duration, mut condition: impl AsyncFnMut() -> bool) {
+    let began = Instant::now();
+    while !condition().await && began.elapsed() < limit {
+        tokio::time::sleep(LOOK).await;
     }
 }
 

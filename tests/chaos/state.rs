@@ -17,17 +17,17 @@ const LEAF: &str = LEAVES[0];
 async fn the_bus_dies_hangs_and_loses_its_index() {
     let stage = Stage::new(1).await;
     let home = stage.fleet.home().clone();
-    let expected = |causes, remedy, secs| Expected {
+    let expected = |causes, remedy| Expected {
         causes,
         remedy,
         touched: &["bus"],
-        within: Duration::from_secs(secs),
+        within: Duration::from_secs(180),
     };
-    let crash = expected(&["crashed"], "", 20);
+    let crash = expected(&["crashed"], "");
     stage
         .drill("kill -9 of the bus", "bus", &crash, async || stage.fleet.strike("bus", Signal::SIGKILL))
         .await;
-    let hung = expected(&["hung"], "restart-kill", 40);
+    let hung = expected(&["hung"], "restart-kill");
     stage.drill("the bus hangs", "bus", &hung, async || stage.fleet.strike("bus", Signal::SIGSTOP)).await;
     let spoil = async || {
         stage.fleet.strike("bus", Signal::SIGKILL);
@@ -59,7 +59,7 @@ async fn state_that_was_spoilt_is_built_anew() {
         };
         // Pulse tells of its own death only once it lives again, and may tell nothing at all.
         let causes: &'static [&'static str] = if service == "pulse" { &[] } else { &["crashed"] };
-        let expected = Expected { causes, remedy: "", touched, within: Duration::from_secs(30) };
+        let expected = Expected { causes, remedy: "", touched, within: Duration::from_secs(180) };
         stage
             .drill(fault, service, &expected, async || {
                 stage.fleet.strike(service, Signal::SIGKILL);

@@ -1,8 +1,10 @@
 //! The catalogue of a drill: the real services and jobs, one hub, ten agents that need it, and leaves.
 
+use std::io;
 use std::sync::OnceLock;
 
 use mirror_kit::{App, Away, Criticality, Decl, Need, Primitive, Service};
+use mirror_paths::{Home, private_dir};
 
 use crate::agent;
 
@@ -74,12 +76,25 @@ fn service(name: &'static str, tier: u8, needs: &'static [Need]) -> &'static Ser
     Box::leak(Box::new(Service { decl: Box::leak(Box::new(decl)), build: |cx| Box::pin(agent::build(cx)) }))
 }
 
-/// Returns the catalogue with so many leaves as the environment variable `MIRROR_DRILL_LEAVES` says, or all.
+/// Says how many leaves the fleet of a home has; written before its first start.
+pub fn plant(home: &Home, leaves: usize) -> io::Result<()> {
+    let dir = home.root().join("drill");
+    private_dir(&dir).map_err(io::Error::other)?;
+    std::fs::write(dir.join("leaves"), leaves.to_string())
+}
+
+/// Returns how many leaves the fleet of the environment's home has: all, where nothing says so.
+fn planted() -> Option<usize> {
+    // A file, because the supervisor passes nothing on but what the property lists say.
+    let home = Home::from_env().ok()?;
+    std::fs::read_to_string(home.root().join("drill/leaves")).ok()?.parse().ok()
+}
+
+/// Returns the catalogue with as many leaves as were planted.
 pub fn app() -> &'static App {
     static APP: OnceLock<App> = OnceLock::new();
     APP.get_or_init(|| {
-        let wanted = std::env::var("MIRROR_DRILL_LEAVES").ok().and_then(|n| n.parse().ok());
-        let leaves = &LEAVES[..wanted.unwrap_or(LEAVES.len()).min(LEAVES.len())];
+        let leaves = &LEAVES[..planted().unwrap_or(LEAVES.len()).min(LEAVES.len())];
         let mut services = mirror_cli::APP.services.to_vec();
         services.push(service(HUB, 1, &[]));
         services.extend(DEPENDENTS.iter().map(|name| service(name, 2, NEEDS)));

@@ -12,5 +12,5 @@ pub mod model;
 mod order;
 pub mod server;
 
-pub use catalogue::{DEPENDENTS, HUB, LEAVES, app};
+pub use catalogue::{DEPENDENTS, HUB, LEAVES, app, plant};
 pub use order::{Order, clear, give};

@@ -43,7 +43,12 @@ pub fn read(home: &Home, agent: &str) -> (Wish, String) {
 }
 
 /// Writes what is wanted of an agent, durably; line breaks in the reason become spaces.
+///
+/// Whoever wants it to run again after it was stopped or quarantined begins a new count of its failed starts.
 pub fn write(home: &Home, agent: &str, wish: Wish, reason: &str) -> io::Result<()> {
+    if wish == Wish::Running && read(home, agent).0 != Wish::Running {
+        crate::starts::forget(home, agent);
+    }
     let reason: String = reason.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let line = format!("{} {reason}", wish.name());
     write_atomic(&home.desired().join(agent), format!("{}\n", line.trim_end()).as_bytes())

@@ -86,6 +86,12 @@ pub fn failed_starts(home: &Home, service: &str, now: Duration) -> usize {
     read(home, service).failed.iter().filter(recent).count()
 }
 
+/// Begins a new count.
+pub(crate) fn forget(home: &Home, service: &str) {
+    // Where there is no count, there is nothing to forget.
+    let _ = std::fs::remove_file(path(home, service));
+}
+
 fn read(home: &Home, service: &str) -> Starts {
     let text = std::fs::read_to_string(path(home, service)).unwrap_or_default();
     serde_json::from_str(&text).unwrap_or_default()
@@ -131,6 +137,9 @@ mod tests {
         let (wish, reason) = desired::read(&home, "bus");
         assert_eq!(wish, Wish::Quarantined);
         assert_eq!(reason, "5 failed starts within 1 min, the last: no space left");
+        for n in 0..4 {
+            assert!(begin(&home, "bus", Duration::from_secs(161 + n)), "quarantine begins a new count too");
+        }
         desired::write(&home, "bus", Wish::Running, "").unwrap();
         assert!(begin(&home, "bus", Duration::from_secs(170)), "whoever starts it again begins a new count");
     }

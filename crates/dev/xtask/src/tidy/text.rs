@@ -18,6 +18,7 @@ const LONG: &[(&str, &str)] = &[];
 const VERBATIM: &[(&str, &str)] = &[
     ("tests/samples/", "transcripts as the clients wrote them, of an invented person"),
     ("crates/memory/verify/tests/golden/", "segments: their newlines are the format"),
+    ("tests/golden/part1/home/", "a home as its release wrote it, byte for byte"),
     ("LICENSE-", "the official texts"),
     ("Cargo.lock", "written by cargo"),
 ];

@@ -180,10 +180,12 @@ impl Core {
         for n in 0..self.incidents.len() {
             let Some(act) = self.incidents[n].open_act().filter(|a| !a.asked) else { continue };
             // Each call to the supervisor is one restart, so that it is never made twice for the same action.
-            // What waits for the service remedy, about itself, would keep that from being restarted.
+            // What waits for the service remedy must not keep that from being restarted for the same incident.
             let remedy = self.agent("remedy").and_then(|n| self.targets.get(n));
-            let stuck = act.target == "remedy" && remedy.is_some_and(|t| is_useless(&t.seen));
-            let lost = act.direct || stuck || self.is_over(&act.target, &self.incidents[n].root);
+            let incident = &self.incidents[n];
+            let about = act.target == "remedy" || incident.members.contains("remedy");
+            let stuck = about && remedy.is_some_and(|t| is_useless(&t.seen));
+            let lost = act.direct || stuck || self.is_over(&act.target, &incident.root);
             let (id, ready) = (act.id.clone(), gate(self, act));
             if lost {
                 let why = "nobody knows how it ended".to_owned();
