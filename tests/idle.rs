@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::pin::Pin;
+use std::process::{Child, Command};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
@@ -28,6 +30,19 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 #[derive(Debug)]
 struct AllRun;
 
+/// Stands for the process of each service: this one holds all of them, and so more memory than any of them may.
+static PROCESS: OnceLock<u32> = OnceLock::new();
+
+/// Ends a process when it is dropped.
+struct Guard(Child);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 fn rows() -> Vec<pb::Agent> {
     let services = mirror_cli::APP.services.iter().map(|s| s.decl.name);
     services
@@ -36,7 +51,7 @@ fn rows() -> Vec<pb::Agent> {
             label: format!("dev.mirrordna.{name}"),
             desired: pb::AgentDesired::Running.into(),
             state: pb::AgentState::Running.into(),
-            pid: std::process::id(),
+            pid: *PROCESS.get().unwrap(),
             started: Some(timestamp(START_MS)),
             starts: 1,
             ..Default::default()
@@ -66,30 +81,30 @@ impl SupervisorService for AllRun {
 
     async fn start_agent(
         &self,
-        _: Request<pb::StartAgentRequest>,
+        request: Request<pb::StartAgentRequest>,
     ) -> Result<Response<pb::StartAgentResponse>, Status> {
-        unreachable!("an idle fleet has nothing to start")
+        unreachable!("an idle fleet has nothing to start: {:?}", request.get_ref())
     }
 
     async fn stop_agent(
         &self,
-        _: Request<pb::StopAgentRequest>,
+        request: Request<pb::StopAgentRequest>,
     ) -> Result<Response<pb::StopAgentResponse>, Status> {
-        unreachable!("an idle fleet has nothing to stop")
+        unreachable!("an idle fleet has nothing to stop: {:?}", request.get_ref())
     }
 
     async fn restart_agent(
         &self,
-        _: Request<pb::RestartAgentRequest>,
+        request: Request<pb::RestartAgentRequest>,
     ) -> Result<Response<pb::RestartAgentResponse>, Status> {
-        unreachable!("an idle fleet has nothing to restart")
+        unreachable!("an idle fleet has nothing to restart: {:?}", request.get_ref())
     }
 
     async fn render_agent(
         &self,
-        _: Request<pb::RenderAgentRequest>,
+        request: Request<pb::RenderAgentRequest>,
     ) -> Result<Response<pb::RenderAgentResponse>, Status> {
-        unreachable!("an idle fleet has nothing to render")
+        unreachable!("an idle fleet has nothing to render: {:?}", request.get_ref())
     }
 }
 
@@ -139,6 +154,8 @@ async fn an_idle_day_adds_less_than_two_hundred_kilobytes() {
     let mut services: Vec<&'static Service> =
         mirror_cli::APP.services.iter().copied().filter(|s| s.decl.name != "supervisor").collect();
     services.push(&SUPERVISOR);
+    let process = Guard(Command::new("sleep").arg("3600").spawn().unwrap());
+    PROCESS.set(process.0.id()).unwrap();
     let node = Sandbox::with(&services).manual_clock().start().await;
     let settle = async |steps: u32| {
         for _ in 0..steps {

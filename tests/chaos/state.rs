@@ -17,12 +17,8 @@ const LEAF: &str = LEAVES[0];
 async fn the_bus_dies_hangs_and_loses_its_index() {
     let stage = Stage::new(1).await;
     let home = stage.fleet.home().clone();
-    let expected = |causes, remedy| Expected {
-        causes,
-        remedy,
-        touched: &["bus"],
-        within: Duration::from_secs(180),
-    };
+    let expected =
+        |causes, remedy| Expected { causes, remedy, touched: &["bus"], within: Duration::from_secs(180) };
     let crash = expected(&["crashed"], "");
     stage
         .drill("kill -9 of the bus", "bus", &crash, async || stage.fleet.strike("bus", Signal::SIGKILL))

@@ -4,7 +4,8 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::sync::{Mutex, PoisonError};
 
 use mirror_paths::Home;
 use serde::{Deserialize, Serialize};
@@ -36,39 +37,61 @@ pub enum Holder {
 }
 
 #[derive(Debug)]
-pub(crate) struct Lease(File);
+pub(crate) struct Lease(Mutex<Held>);
+
+#[derive(Debug)]
+struct Held {
+    file: File,
+    text: String,
+}
 
 impl Lease {
     /// Takes the lease, or says that another process has it.
     pub(crate) fn take(home: &Home, service: &str) -> io::Result<Self> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(home.lease(service))?;
-        // A reader holds the lock for an instant when it asks who has it.
-        for attempt in 0.. {
-            match file.try_lock() {
-                Ok(()) => break,
-                Err(TryLockError::WouldBlock) if attempt < 20 => {
-                    std::thread::park_timeout(std::time::Duration::from_millis(5))
-                }
-                Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::AddrInUse.into()),
-                Err(TryLockError::Error(e)) => return Err(e),
-            }
-        }
-        file.set_len(0)?;
-        Ok(Self(file))
+        Ok(Self(Mutex::new(Held { file: lock(home, service)?, text: String::new() })))
     }
 
     pub(crate) fn write(&self, info: &LeaseInfo) -> io::Result<()> {
         let text = serde_json::to_string(info).map_err(io::Error::other)? + "\n";
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // Padded, so that a shorter text leaves no rest and the file is never seen half empty.
-        let padded = format!("{text:<1024}");
-        self.0.write_all_at(padded.as_bytes(), 0)
+        held.text = format!("{text:<1024}");
+        held.file.write_all_at(held.text.as_bytes(), 0)
     }
+
+    /// Takes the lease again where its file was removed; refused when another process has taken it meanwhile.
+    pub(crate) fn renew(&self, home: &Home, service: &str) -> io::Result<()> {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let ours = held.file.metadata()?.ino();
+        if std::fs::metadata(home.lease(service)).is_ok_and(|there| there.ino() == ours) {
+            return Ok(());
+        }
+        held.file = lock(home, service)?;
+        held.file.write_all_at(held.text.as_bytes(), 0)
+    }
+}
+
+fn lock(home: &Home, service: &str) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(home.lease(service))?;
+    // A reader holds the lock for an instant when it asks who has it.
+    for attempt in 0.. {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) if attempt < 20 => {
+                std::thread::park_timeout(std::time::Duration::from_millis(5))
+            }
+            Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::AddrInUse.into()),
+            Err(TryLockError::Error(e)) => return Err(e),
+        }
+    }
+    file.set_len(0)?;
+    Ok(file)
 }
 
 /// Returns who holds the lease of a service.
@@ -112,8 +135,15 @@ mod tests {
         assert_eq!(holder(&home, "bus").unwrap(), Holder::Process(info.clone()));
         let short = LeaseInfo { detail: String::new(), ..info };
         lease.write(&short).unwrap();
-        assert_eq!(holder(&home, "bus").unwrap(), Holder::Process(short));
+        assert_eq!(holder(&home, "bus").unwrap(), Holder::Process(short.clone()));
         assert_eq!(Lease::take(&home, "bus").unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        std::fs::remove_file(home.lease("bus")).unwrap();
+        assert_eq!(holder(&home, "bus").unwrap(), Holder::Nobody);
+        let other = Lease::take(&home, "bus").unwrap();
+        assert_eq!(lease.renew(&home, "bus").unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(other);
+        lease.renew(&home, "bus").unwrap();
+        assert_eq!(holder(&home, "bus").unwrap(), Holder::Process(short));
         drop(lease);
         assert_eq!(holder(&home, "bus").unwrap(), Holder::Nobody);
     }

@@ -21,6 +21,7 @@ use tokio::time::Sleep;
 use tonic::transport::server::Connected;
 
 use crate::guard::Shared;
+use crate::lease::Lease;
 use crate::peer::Peer;
 
 /// What every HTTP/2 client sends first (RFC 9113, section 3.4).
@@ -59,6 +60,13 @@ impl Bound {
     }
 }
 
+impl Bound {
+    /// Returns whether nothing stands where the socket was.
+    fn is_gone(&self) -> bool {
+        fs::symlink_metadata(&self.path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
+    }
+}
+
 impl Drop for Bound {
     fn drop(&mut self) {
         // Another process may have bound the name since; only what this one bound is removed.
@@ -68,17 +76,46 @@ impl Drop for Bound {
     }
 }
 
-/// Accepted connections of a bound socket.
+/// How often a service looks whether its socket is still there.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Accepted connections of a bound socket; where the socket was removed, it is bound again.
 pub(crate) struct Incoming {
     bound: Bound,
     home: Home,
+    service: &'static str,
+    lease: Arc<Lease>,
+    look: Pin<Box<Sleep>>,
     pause: Option<Pin<Box<Sleep>>>,
     short: bool,
 }
 
 impl Incoming {
-    pub(crate) fn new(bound: Bound, home: Home) -> Self {
-        Self { bound, home, pause: None, short: false }
+    pub(crate) fn new(bound: Bound, home: Home, service: &'static str, lease: Arc<Lease>) -> Self {
+        let look = Box::pin(tokio::time::sleep(LOOK));
+        Self { bound, home, service, lease, look, pause: None, short: false }
+    }
+
+    /// Looks after the socket when it is time; a name that another process has taken is left to it.
+    fn look(&mut self, cx: &mut Context<'_>) {
+        while self.look.as_mut().poll(cx).is_ready() {
+            self.look.as_mut().reset(tokio::time::Instant::now() + LOOK);
+            if !self.bound.is_gone() {
+                continue;
+            }
+            let restored = self.restore();
+            let _ = restored.inspect_err(|why| {
+                tracing::warn!(why, "the socket was removed and cannot be bound again; trying again");
+            });
+        }
+    }
+
+    fn restore(&mut self) -> Result<(), String> {
+        self.home.prepare().map_err(|e| e.to_string())?;
+        self.lease.renew(&self.home, self.service).map_err(|e| format!("its lease: {e}"))?;
+        self.bound = Bound::bind(&self.home, self.service).map_err(|e| e.to_string())?;
+        tracing::info!("the socket was removed; it is bound again");
+        Ok(())
     }
 }
 
@@ -86,6 +123,7 @@ impl Stream for Incoming {
     type Item = io::Result<Conn>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.look(cx);
         loop {
             if let Some(pause) = &mut self.pause {
                 std::task::ready!(pause.as_mut().poll(cx));

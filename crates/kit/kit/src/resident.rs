@@ -22,8 +22,9 @@ pub async fn serve_here(env: Env, service: &'static Service, shutdown: Shutdown)
         Ok(begun) => begun,
         Err(why) => return Exit::Failed(why),
     };
-    let incoming = Incoming::new(bound, env.home.clone());
-    serve_leased(env, service, incoming, shutdown, Some(Arc::new(lease))).await
+    let lease = Arc::new(lease);
+    let incoming = Incoming::new(bound, env.home.clone(), name, Arc::clone(&lease));
+    serve_leased(env, service, incoming, shutdown, Some(lease)).await
 }
 
 fn begin(env: &Env, name: &str) -> Result<(Lease, Bound), String> {

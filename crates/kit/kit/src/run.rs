@@ -227,14 +227,15 @@ async fn run_process(env: Env, service: &'static Service, lease: Lease) -> u8 {
         std::future::pending::<()>().await;
     };
     let (home, clock) = (env.home.clone(), Arc::clone(&env.clock));
-    let incoming = Incoming::new(bound, home.clone());
+    let lease = Arc::new(lease);
+    let incoming = Incoming::new(bound, home.clone(), name, Arc::clone(&lease));
     let settling = async {
         clock.sleep(starts::SETTLED).await;
         starts::settled(&home, name);
         std::future::pending::<()>().await;
     };
     let exit = tokio::select! {
-        exit = serve_leased(env, service, incoming, shutdown, Some(Arc::new(lease))) => exit,
+        exit = serve_leased(env, service, incoming, shutdown, Some(lease)) => exit,
         () = signals => Exit::Drained,
         () = settling => Exit::Drained,
     };

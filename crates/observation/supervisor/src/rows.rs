@@ -9,6 +9,8 @@ use std::io;
 use mirror_kit::{fleet_row, process_start};
 use mirror_paths::Home;
 
+use crate::backend::AgentRow;
+
 /// Writes the row of a process that was just started; its peers know it by that.
 ///
 /// The row need not survive a power cut, since no process does, so nothing is synced.
@@ -18,6 +20,18 @@ pub fn write(home: &Home, service: &str, pid: u32) -> io::Result<()> {
     let temp = home.run().join(format!(".row-{service}"));
     fs::write(&temp, row)?;
     fs::rename(&temp, home.fleet().join(service))
+}
+
+/// Writes the rows of all that runs again, where they are missing.
+pub fn restore(home: &Home, rows: &[AgentRow]) -> io::Result<()> {
+    for row in rows.iter().filter(|row| row.pid != 0 && !home.fleet().join(&row.name).exists()) {
+        match write(home, &row.name, row.pid) {
+            // It has ended meanwhile.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            other => other?,
+        }
+    }
+    Ok(())
 }
 
 /// Removes the row of a process that has ended.

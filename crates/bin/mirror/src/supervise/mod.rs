@@ -107,10 +107,35 @@ async fn serve(home: &Home, handle: &Handle, shutdown: Shutdown) {
     let Some(service) = app().service(OWN) else { return };
     let given = Arc::new(Foreground(Arc::new(handle.clone())));
     let env = Env { given: Some(given), ..app().env(home.clone()) };
-    match serve_here(env, service, shutdown).await {
-        Exit::Drained => {}
-        Exit::Fatal(why) | Exit::Failed(why) => {
-            say(&format!("{OWN} does not serve ({why}); the fleet is kept, but nothing can steer it"));
+    let exit = tokio::select! {
+        exit = serve_here(env, service, shutdown) => exit,
+        never = keep_rows(home, handle) => match never {},
+    };
+    if let Exit::Fatal(why) | Exit::Failed(why) = exit {
+        say(&format!("{OWN} does not serve ({why}); the fleet is kept, but nothing can steer it"));
+    }
+}
+
+/// Writes again what a removed folder of sockets held and only `up` can give: its lock, and the rows of what runs.
+///
+/// The services bind their sockets again by themselves.
+async fn keep_rows(home: &Home, handle: &Handle) -> std::convert::Infallible {
+    let mut relocked = None;
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if home.fleet().join(OWN).exists() {
+            continue;
+        }
+        say("the folder of sockets was removed; it is made again");
+        if let Err(e) = home.prepare() {
+            say(&format!("the home cannot be prepared: {e}"));
+        }
+        if !up_lock(home).exists() {
+            relocked = lock(home).ok().or(relocked);
+        }
+        let own = rows::write(home, OWN, std::process::id());
+        if let Err(e) = own.and_then(|()| rows::restore(home, &handle.rows().borrow())) {
+            say(&format!("fleet rows cannot be written again ({e}); services are taken for local callers"));
         }
     }
 }
