@@ -189,9 +189,9 @@ def list_and_describe(socket, checks, show):
                 re.fullmatch(r"[a-z-]+\.[a-z]+", said.get("scope", ""))
                 and said.get("risk") in ("LOW", "MEDIUM", "HIGH", "BY_ACTION")
                 and said.get("when_halted") in ("ALLOW", "REFUSE")
-                and "idempotent" in said
+                # False is not on the wire; the comment of an idempotent method says so too.
+                and said.get("idempotent", False) == ("Idempotent" in socket.comment(service, index))
                 and (streams or said.get("deadline_ms", 0) > 0)
-                and socket.comment(service, index)
             )
             checks.that(holds, f"{name}: {method.full_name} shows scope, risk, halt, idempotence, deadline, comment", said)
             if show:
@@ -370,12 +370,190 @@ def use_import(socket, checks, _):
     checks.that("taken" not in again, "import: a second run takes nothing", again)
 
 
+def refused(socket, checks, what, path, request, code, part=""):
+    """Makes a call that must be refused, with a code and a word of its message."""
+    what = f"{socket.name}: {what}"
+    try:
+        checks.that(False, what, as_json(socket.call(path, request)))
+    except grpc.RpcError as error:
+        checks.that(error.code() == code and part in error.details(), what, describe_error(error))
+
+
+def first_of(socket, path, request=None):
+    """Returns the first message of a stream and leaves it."""
+    stream = socket.call(path, request or {})
+    try:
+        return as_json(next(iter(stream)))
+    finally:
+        stream.cancel()
+
+
+def use_halt(socket, checks, _):
+    service = "mirror.halt.v1.HaltService/"
+    halt = as_json(socket.call(service + "GetHalt", {}))["halt"]
+    checks.that("engaged" not in halt, "halt: GetHalt says released", halt)
+    first = first_of(socket, service + "WatchHalt")["halt"]
+    checks.that(first == halt, "halt: WatchHalt begins with the state", first)
+    # Nothing here engages it: only the owner's key would release it again.
+    refused(
+        socket, checks, "a release without proof is refused", service + "ReleaseHalt", {"envelope": "{}"},
+        grpc.StatusCode.PERMISSION_DENIED, "envelope",
+    )
+
+
+def use_keeper(socket, checks, _):
+    service = "mirror.keeper.v1.KeeperService/"
+    keys = as_json(socket.call(service + "ListKeys", {}))["keys"]
+    purposes = {key["purpose"] for key in keys}
+    checks.that({"device", "checkpoint", "halt"} <= purposes, "keeper: ListKeys shows the public keys", keys)
+    answer = as_json(socket.call(service + "ListRecords", {}))
+    numbers = [int(record["number"]) for record in answer["records"]]
+    checks.that(
+        numbers == list(range(1, len(numbers) + 1)) and int(answer["head"]) >= len(numbers),
+        "keeper: ListRecords returns its own log",
+        answer,
+    )
+    refused(
+        socket, checks, "a signature is refused to this client", service + "SignNote", {"text": "x\n1\ny\n"},
+        grpc.StatusCode.PERMISSION_DENIED,
+    )
+
+
+def use_witness(socket, checks, bus):
+    service = "mirror.witness.v1.WitnessService/"
+    ack = as_json(bus.call("mirror.bus.v1.BusService/Append", {"event": note("for the witness")}))["ack"]
+    made = as_json(socket.call(service + "RunCheckpoint", {}))["checkpoint"]
+    signed = made["note"].split("\n")
+    checks.that(
+        int(made["size"]) >= int(ack["seq"]) and signed[1] == made["size"] and "\n\n\u2014 " in made["note"],
+        "witness: RunCheckpoint has the head signed",
+        made,
+    )
+    newest = as_json(socket.call(service + "GetCheckpoint", {}))["checkpoint"]
+    checks.that(int(newest["size"]) >= int(made["size"]), "witness: GetCheckpoint returns the newest", newest)
+    listed = as_json(socket.call(service + "ListCheckpoints", {"limit": 100}))["checkpoints"]
+    checks.that(made["note"] in [c["note"] for c in listed], "witness: ListCheckpoints has it", listed)
+    begun = as_json(socket.call(service + "RunVerification", {}))
+    deadline = time.monotonic() + WAIT
+    state = {}
+    while "finished" not in state and time.monotonic() < deadline:
+        state = as_json(socket.call(service + "GetVerification", {}))
+    checks.that(
+        "finished" in state and "findings" not in state, "witness: a verification finds nothing wrong", (begun, state)
+    )
+
+
+def use_schedule(socket, checks, _):
+    service = "mirror.schedule.v1.ScheduleService/"
+    job = {"name": "foreign", "summary": "From a foreign client.", "every_ms": "60000", "limit_ms": "10000"}
+    put = as_json(socket.call(service + "PutJob", {"job": {**job, "catch_up": "CATCH_UP_ONCE"}}))
+    checks.that(put.get("changed") and put["job"]["owner"] == "local", "schedule: PutJob makes a job", put)
+    jobs = as_json(socket.call(service + "ListJobs", {}))["jobs"]
+    mine = [j for j in jobs if j["job"]["name"] == "foreign"]
+    checks.that(len(mine) == 1 and mine[0]["next"], "schedule: ListJobs says when it is next due", jobs)
+    none = as_json(socket.call(service + "ListOccurrences", {"job": "foreign"}))
+    checks.that(none == {}, "schedule: ListOccurrences has none yet", none)
+    refused(
+        socket, checks, "an occurrence that is not due is refused", service + "StartOccurrence",
+        {"job": "foreign", "due": mine[0]["next"]}, grpc.StatusCode.FAILED_PRECONDITION,
+    )
+    gone = as_json(socket.call(service + "DeleteJob", {"name": "foreign"}))
+    checks.that(gone == {"deleted": True}, "schedule: DeleteJob deletes it", gone)
+
+
+def use_notify(socket, checks, _):
+    service = "mirror.notify.v1.NotifyService/"
+    card = {"subject": "foreign.card", "title": "One card", "body": "From a foreign client.", "urgency": "URGENCY_MIN"}
+    put = [as_json(socket.call(service + "PutCard", {"card": card})) for _ in range(2)]
+    checks.that(put == [{"changed": True}, {}], "notify: PutCard takes a card once", put)
+    shown = {c["card"]["subject"]: c for c in as_json(socket.call(service + "ListCards", {}))["cards"]}
+    mine = shown.get("foreign.card", {})
+    checks.that(mine.get("card") == card and mine["by"] == "local", "notify: ListCards shows it", shown)
+    gone = as_json(socket.call(service + "DeleteCard", {"subject": "foreign.card"}))
+    checks.that(gone == {"deleted": True}, "notify: DeleteCard clears it", gone)
+
+
+def use_remedy(socket, checks, _):
+    service = "mirror.remedy.v1.RemedyService/"
+    remedies = as_json(socket.call(service + "ListRemedies", {}))["remedies"]
+    whole = all(r["summary"] and r["precondition"] and r["verify"] for r in remedies)
+    checks.that(whole and "restart" in {r["id"] for r in remedies}, "remedy: ListRemedies is a catalogue", remedies)
+    run = {"id": "foreign-1", "remedy": "start", "target": "registry", "cause": "a foreign client asks"}
+    action = as_json(socket.call(service + "RunRemedy", run))["action"]
+    # What serves is not touched.
+    checks.that(
+        action["outcome"] in ("OUTCOME_NOT_NEEDED", "OUTCOME_HELD_BACK"), "remedy: RunRemedy leaves alone what runs", action
+    )
+    again = as_json(socket.call(service + "RunRemedy", run))["action"]
+    checks.that(again == action, "remedy: the same id returns the same action", again)
+    actions = as_json(socket.call(service + "ListActions", {"limit": 10}))["actions"]
+    checks.that(action in actions, "remedy: ListActions has it", actions)
+    refused(
+        socket, checks, "an unknown remedy is refused", service + "RunRemedy",
+        {**run, "id": "foreign-2", "remedy": "shout"}, grpc.StatusCode.INVALID_ARGUMENT, "remedy",
+    )
+
+
+def use_supervisor(socket, checks, _):
+    service = "mirror.supervisor.v1.SupervisorService/"
+    answer = as_json(socket.call(service + "ListAgents", {}))
+    agents = {a["name"]: a for a in answer["agents"]}
+    running = agents["bus"]["state"] == "AGENT_STATE_RUNNING" and agents["bus"]["pid"] > 0
+    checks.that(running and answer["backend"] == "up", "supervisor: ListAgents says that the bus runs", answer)
+    checks.that(agents["job.verify-log"]["job"], "supervisor: jobs are agents", sorted(agents))
+    first = first_of(socket, service + "WatchAgents")["agent"]
+    checks.that(first["name"] in agents, "supervisor: WatchAgents begins with what is", first)
+    same = as_json(socket.call(service + "StartAgent", {"name": "bus"}))["agent"]
+    checks.that(same["pid"] == agents["bus"]["pid"], "supervisor: StartAgent leaves alone what runs", same)
+    was = agents["blobs"]
+    socket.call(service + "StopAgent", {"name": "blobs", "reason": "a foreign client asks"})
+    stopped = {a["name"]: a for a in as_json(socket.call(service + "ListAgents", {}))["agents"]}["blobs"]
+    checks.that(
+        "pid" not in stopped and stopped["desired"] == "AGENT_DESIRED_STOPPED", "supervisor: StopAgent stops", stopped
+    )
+    socket.call(service + "StartAgent", {"name": "blobs"})
+    back = None
+    for part in socket.call(service + "WatchAgents", {}, timeout=WAIT):
+        agent = as_json(part)["agent"]
+        if agent["name"] == "blobs" and agent["state"] == "AGENT_STATE_RUNNING":
+            back = agent
+            break
+    checks.that(back and back["pid"] != was["pid"], "supervisor: StartAgent starts a new process", back)
+    refused(
+        socket, checks, "an unknown agent is refused by name", service + "RestartAgent", {"name": "nobody"},
+        grpc.StatusCode.NOT_FOUND, "nobody",
+    )
+
+
+def use_pulse(socket, checks, _):
+    service = "mirror.pulse.v1.PulseService/"
+    pulse = as_json(socket.call(service + "GetPulse", {}))["pulse"]
+    names = {t["name"] for t in pulse["targets"]}
+    checks.that({"bus", "registry"} <= names and pulse["summary"], "pulse: GetPulse has a verdict of the fleet", pulse)
+    first = first_of(socket, service + "WatchPulse")["pulse"]
+    checks.that({t["name"] for t in first["targets"]} == names, "pulse: WatchPulse begins with the pulse", first)
+    checks.that(as_json(socket.call(service + "RunSweep", {}))["pulse"]["swept"], "pulse: RunSweep sweeps")
+    socket.call(service + "ListIncidents", {"limit": 10})
+    kept = as_json(socket.call(service + "PutMaintenance", {"for_ms": "60000", "reason": "a foreign client asks"}))
+    checks.that(kept["until"], "pulse: PutMaintenance begins", kept)
+    over = as_json(socket.call(service + "PutMaintenance", {}))
+    checks.that("until" not in over, "pulse: PutMaintenance ends", over)
+
+
 USES = {
     "bus": use_bus,
     "blobs": use_blobs,
     "changelog": use_changelog,
     "registry": use_registry,
     "import": use_import,
+    "halt": use_halt,
+    "keeper": use_keeper,
+    "witness": use_witness,
+    "schedule": use_schedule,
+    "notify": use_notify,
+    "remedy": use_remedy,
+    "supervisor": use_supervisor,
+    "pulse": use_pulse,
 }
 SAMPLES = None
 

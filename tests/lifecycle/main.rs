@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use mirror_kit::desired::Wish;
 use mirror_supervisor::Backend as _;
-use mirror_supervisor::managed::Managed;
+use mirror_supervisor::managed::ManagerBackend;
 
 use world::{BAD, Inner, World};
 
@@ -51,7 +51,7 @@ const LENGTH: usize = 6;
 /// A world and what the owner was told about it.
 struct Play {
     world: World,
-    backend: Managed,
+    backend: ManagerBackend,
     installed: bool,
 }
 

@@ -13,7 +13,7 @@ use mirror_kit::desired::{self, Wish};
 use mirror_paths::Home;
 use mirror_supervisor::install::{Health, Installer, Planned, Site};
 use mirror_supervisor::launchd::Launchd;
-use mirror_supervisor::managed::Managed;
+use mirror_supervisor::managed::ManagerBackend;
 use mirror_supervisor::manager::Definition;
 use mirror_supervisor::tool::{Answer, Tool};
 
@@ -119,8 +119,8 @@ impl World {
         Arc::new(Launchd::new(Arc::new(self.clone()), Arc::new(self.clone()), self.folder.clone()))
     }
 
-    pub(crate) fn backend(&self, edition: u32) -> Managed {
-        Managed::new(self.manager(), self.home.clone(), Arc::new(self.clone()), self.plan(edition))
+    pub(crate) fn backend(&self, edition: u32) -> ManagerBackend {
+        ManagerBackend::new(self.manager(), self.home.clone(), Arc::new(self.clone()), self.plan(edition))
     }
 
     /// Lets time pass.

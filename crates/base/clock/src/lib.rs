@@ -13,6 +13,14 @@ use tokio::sync::watch;
 /// A future that borrows nothing.
 pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
 
+/// Waits until a sleep is over; without one, for ever.
+pub async fn due(sleep: &mut Option<Sleep>) {
+    match sleep {
+        Some(sleep) => sleep.await,
+        None => std::future::pending().await,
+    }
+}
+
 /// A source of time.
 pub trait Clock: Send + Sync + std::fmt::Debug {
     /// Returns the wall time in milliseconds since 1970; it may jump.

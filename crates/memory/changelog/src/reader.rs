@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mirror_client::follow::{Follower, Next, Place};
-use mirror_clock::{Clock, Sleep};
+use mirror_clock::{Clock, Sleep, due};
 use mirror_contract::mirror::bus::v1 as bus;
 use mirror_contract::mirror::bus::v1::bus_service_client::BusServiceClient;
 use mirror_kit::{Channel, Context, State};
@@ -219,14 +219,6 @@ impl Reader {
             Ok(Err(e)) => tracing::warn!(error = %e, "cannot write the snapshot"),
             Err(e) => self.context.fatal(format!("the snapshot failed: {e}")),
         }
-    }
-}
-
-/// Waits until a sleep is over; without one, for ever.
-async fn due(sleep: &mut Option<Sleep>) {
-    match sleep {
-        Some(sleep) => sleep.await,
-        None => std::future::pending().await,
     }
 }
 

@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mirror_paths::write_atomic;
+use mirror_paths::{absent_is_fine, write_atomic};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -137,13 +137,6 @@ fn parse(bytes: &[u8], origin: &str) -> Result<Fold, &'static str> {
     }
     let days: Vec<Day> = serde_json::from_str(file.days.get()).map_err(|_| DAMAGED)?;
     Ok(Fold::restore(file.upto, file.leaf, file.clean_to, days))
-}
-
-fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
 }
 
 #[cfg(test)]

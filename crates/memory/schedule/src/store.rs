@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mirror_client::follow::Place;
+use mirror_paths::absent_is_fine;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -209,13 +210,6 @@ fn parse<T: DeserializeOwned>(bytes: &[u8], origin: &str) -> Result<T, &'static 
     }
     let file: File<T> = serde_json::from_str(text).map_err(|_| DAMAGED)?;
     if file.origin == origin { Ok(file.body) } else { Err("it was made from another log") }
-}
-
-fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use mirror_client::follow::{Follower, Next};
-use mirror_clock::Sleep;
+use mirror_clock::{Sleep, due};
 use mirror_contract::millis;
 use mirror_contract::mirror::bus::v1::bus_service_client::BusServiceClient;
 use mirror_contract::mirror::bus::v1::{Event, Filter, GetStatusRequest, PayloadState};
@@ -159,14 +159,6 @@ impl Reader {
                 }
             }
         }
-    }
-}
-
-/// Waits until a sleep is over; without one, for ever.
-async fn due(sleep: &mut Option<Sleep>) {
-    match sleep {
-        Some(sleep) => sleep.await,
-        None => std::future::pending().await,
     }
 }
 

@@ -303,15 +303,22 @@ impl Core {
             _ => {}
         }
         self.machine.take(now, check, result.as_ref().map_err(Clone::clone));
+        if self.targets.iter().any(|target| target.flood) {
+            self.machine.watch_logs(now.boot + 15_000);
+        }
     }
 
     fn take_logs(&mut self, now: u64, sizes: &[(usize, u64)]) {
         for (agent, size) in sizes {
             let Some(target) = self.targets.get_mut(*agent) else { continue };
+            // No verdict over less than ten seconds, and none that begins anew with each look.
+            if target.logs.is_some_and(|(_, at)| now <= at + 10_000) {
+                continue;
+            }
             if let Some((before, at)) = target.logs.replace((*size, now)) {
                 let grown = size.saturating_sub(before);
-                // 50 MB a minute, and no verdict over less than ten seconds.
-                target.flood = now > at + 10_000 && grown * 60_000 / (now - at) > 50_000_000;
+                // 50 MB a minute.
+                target.flood = grown * 60_000 / (now - at) > 50_000_000;
             }
         }
     }

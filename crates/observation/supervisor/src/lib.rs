@@ -62,7 +62,7 @@ async fn build(cx: Context) -> Result<Built, StartError> {
 fn system(cx: &Context) -> Result<Arc<dyn Backend>, StartError> {
     let system = system::System::of(cx.home(), cx.clock(), cx.catalogue(), cx.jobs())
         .map_err(|e| StartError::NotServing(e.to_string()))?;
-    let managed = managed::Managed::new(system.manager, cx.home().clone(), cx.clock(), system.plan);
+    let managed = managed::ManagerBackend::new(system.manager, cx.home().clone(), cx.clock(), system.plan);
     let managed = Arc::new(managed);
     let (watched, shutdown) = (Arc::clone(&managed), cx.shutdown());
     cx.tasks().spawn(async move { watched.attend(&shutdown).await });

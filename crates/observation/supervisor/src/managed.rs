@@ -42,7 +42,7 @@ const SELF: &str = "supervisor";
 
 /// The agents of a service manager.
 #[derive(Debug)]
-pub struct Managed {
+pub struct ManagerBackend {
     manager: Arc<dyn Manager>,
     home: Home,
     clock: Arc<dyn Clock>,
@@ -52,7 +52,7 @@ pub struct Managed {
     leases: Mutex<BTreeMap<String, Option<std::time::SystemTime>>>,
 }
 
-impl Managed {
+impl ManagerBackend {
     /// Returns the backend for the agents of a plan.
     pub fn new(manager: Arc<dyn Manager>, home: Home, clock: Arc<dyn Clock>, plan: Vec<Planned>) -> Self {
         let agents: BTreeMap<String, Planned> = plan.into_iter().map(|p| (p.name.clone(), p)).collect();
@@ -280,7 +280,7 @@ impl Managed {
 }
 
 #[tonic::async_trait]
-impl Backend for Managed {
+impl Backend for ManagerBackend {
     fn name(&self) -> &'static str {
         self.manager.name()
     }

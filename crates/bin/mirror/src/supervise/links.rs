@@ -25,11 +25,11 @@ pub(crate) fn lay(home: &Home, exe: &Path) -> Result<PathBuf, Failure> {
         let beside = exe.with_file_name(binary.name());
         let from = if binary == Binary::Mirror {
             &main
-        } else if beside.is_file() {
+        } else if is_of_this_build(&beside) {
             &beside
         } else {
             say(&format!(
-                "{} is not beside {}; {} runs from the same binary as all others",
+                "no {} of this build is beside {}; {} runs from the same binary as all others",
                 binary.name(),
                 exe.display(),
                 service.decl.name
@@ -39,6 +39,12 @@ pub(crate) fn lay(home: &Home, exe: &Path) -> Result<PathBuf, Failure> {
         link(from, &path).map_err(|e| Failure::file("link", &path, &e))?;
     }
     Ok(main)
+}
+
+/// Returns whether a binary is there and says that it is of the same build; one from an earlier build would be a stranger.
+fn is_of_this_build(binary: &Path) -> bool {
+    let said = std::process::Command::new(binary).arg("--version").output();
+    said.is_ok_and(|out| String::from_utf8_lossy(&out.stdout).trim_end().ends_with(app().build))
 }
 
 /// Gives a file another name, in one step; copies it where it cannot be linked.

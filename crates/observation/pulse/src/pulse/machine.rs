@@ -111,6 +111,13 @@ impl Machine {
         }
     }
 
+    /// Has the logs measured again soon, because one of them was seen to flood.
+    pub(crate) fn watch_logs(&mut self, at: u64) {
+        for state in self.checks.iter_mut().filter(|state| state.check == Check::Logs) {
+            state.due = state.due.min(at);
+        }
+    }
+
     /// Makes everything due.
     pub(crate) fn hurry_all(&mut self, now: u64) {
         for state in &mut self.checks {
