@@ -13,7 +13,7 @@ use crate::follow::Told;
 use crate::warden::Warden;
 
 /// Time between two looks: three calls to the system.
-const EVERY: Duration = Duration::from_millis(150);
+const EVERY: Duration = Duration::from_millis(400);
 
 /// Looks after the files until the service is to stop.
 pub(crate) async fn run(cx: Context, warden: Arc<Warden>, mut told: watch::Receiver<Told>) {

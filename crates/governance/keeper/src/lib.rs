@@ -29,7 +29,7 @@ pub const DECL: Decl = Decl {
     reasons: error::REASONS,
     criticality: Criticality::Important,
     binary: Binary::Keeper,
-    memory_mb: 3,
+    memory_mb: 6,
     ..Decl::DEFAULT
 };
 

@@ -14,11 +14,8 @@ use crate::lease::LeaseInfo;
 use crate::run::KIT_SERVICE;
 use crate::state::State;
 
-/// Adds reflection of exactly what this socket serves, in both versions that clients speak.
-pub(crate) fn with_reflection(
-    routes: Routes,
-    decl: &Decl,
-) -> Result<Routes, tonic_reflection::server::Error> {
+/// Returns reflection of exactly what this socket serves, in both versions that clients speak.
+fn reflection(decl: &Decl) -> Result<Routes, tonic_reflection::server::Error> {
     let builder = || {
         let mut builder = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(mirror_contract::DESCRIPTOR)
@@ -32,7 +29,7 @@ pub(crate) fn with_reflection(
         }
         builder
     };
-    Ok(routes.add_service(builder().build_v1()?).add_service(builder().build_v1alpha()?))
+    Ok(Routes::new(builder().build_v1()?).add_service(builder().build_v1alpha()?))
 }
 
 pub(crate) fn merge(base: Routes, own: Routes) -> Routes {
@@ -43,7 +40,10 @@ pub(crate) fn merge(base: Routes, own: Routes) -> Routes {
 /// Sends a call to the routes that exist by now.
 #[derive(Debug, Clone)]
 pub(crate) struct Dispatch {
+    pub(crate) decl: &'static Decl,
     pub(crate) base: Routes,
+    // The decoded contract is a megabyte, and most services are never asked for it.
+    pub(crate) reflection: Arc<OnceLock<Option<Routes>>>,
     pub(crate) full: Arc<OnceLock<Routes>>,
 }
 
@@ -57,6 +57,15 @@ impl tower::Service<Request<Body>> for Dispatch {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
+        if request.uri().path().starts_with("/grpc.reflection.") {
+            let built = self.reflection.get_or_init(|| {
+                let built = reflection(self.decl);
+                built.inspect_err(|e| tracing::error!(error = %e, "the contract cannot be reflected")).ok()
+            });
+            if let Some(reflection) = built {
+                return reflection.clone().call(request);
+            }
+        }
         match self.full.get() {
             Some(full) => full.clone().call(request),
             None => self.base.clone().call(request),

@@ -19,7 +19,7 @@ use tonic::transport::Server;
 use tonic_health::ServingStatus;
 
 use crate::DRAIN_LIMIT;
-use crate::api::{Dispatch, KitApi, merge, with_reflection};
+use crate::api::{Dispatch, KitApi, merge};
 use crate::context::{Context, Shutdown, StartError};
 use crate::decl::{Decl, JobDecl, Service};
 use crate::desired::{self, Wish};
@@ -322,12 +322,8 @@ where
     let kit =
         KitApi { shared: Arc::clone(&shared), info: info.clone(), warnings: Arc::clone(&context.warnings) };
     let base = Routes::new(health).add_service(pb::kit_service_server::KitServiceServer::new(kit));
-    let base = match with_reflection(base, decl) {
-        Ok(base) => base,
-        Err(e) => return Exit::Failed(Chain(&e).to_string()),
-    };
     let full = Arc::new(OnceLock::new());
-    let dispatch = Dispatch { base: base.clone(), full: Arc::clone(&full) };
+    let dispatch = Dispatch { decl, base: base.clone(), reflection: Arc::default(), full: Arc::clone(&full) };
     let watched = Arc::clone(&shared);
     let incoming = incoming
         .filter_map(move |conn| {

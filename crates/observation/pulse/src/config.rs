@@ -9,7 +9,7 @@ use crate::pulse::{DiskBounds, Settings};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Config {
-    /// Time between two questions to a service, in milliseconds, 2,000 to 60,000; 6,000 unless set.
+    /// Time between two questions to a service, in milliseconds, 2,000 to 60,000; 8,000 unless set.
     pub(crate) probe_ms: u64,
     /// How long a service may take to answer, in milliseconds, 100 to 10,000; 2,000 unless set.
     pub(crate) patience_ms: u64,
@@ -26,7 +26,7 @@ pub(crate) struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            probe_ms: 6_000,
+            probe_ms: 8_000,
             patience_ms: 2_000,
             sweep_secs: 300,
             observe_only: false,

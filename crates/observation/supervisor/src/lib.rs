@@ -37,7 +37,7 @@ pub const DECL: Decl = Decl {
     serves: &["mirror.supervisor.v1.SupervisorService"],
     reasons: error::REASONS,
     criticality: Criticality::Important,
-    memory_mb: 4,
+    memory_mb: 8,
     ..Decl::DEFAULT
 };
 
