@@ -1,7 +1,8 @@
 //! Forty agents and two hundred random faults: launchd's floor is never broken, and in the end every agent either
 //! serves or is quarantined with the reason.
 //!
-//! `MIRROR_DRILL_SEED` repeats a storm; the seed is printed. Real processes and real time: a few minutes.
+//! `MIRROR_DRILL_SEED` repeats a storm; the seed is printed. Real processes and real time: remedy begins five acts within five
+//! minutes, so that what hangs or has left waits its turn for up to half an hour.
 
 #![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test reports by panicking")]
 
@@ -158,16 +159,20 @@ async fn a_storm_of_two_hundred_faults_passes() {
     }
 
     let calm = tokio::time::Instant::now();
-    wait_for(Duration::from_secs(420), "every agent serves or is quarantined with the reason", async || {
-        let list =
-            supervisor.list_agents(ListAgentsRequest {}).await.map_err(|e| e.to_string())?.into_inner();
-        let mut wrong = Vec::new();
-        for agent in list.agents.iter().filter(|a| a.name.starts_with("drill-")) {
-            wrong.extend(fault(&fleet, agent).await);
-        }
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
-    })
+    wait_for(
+        Duration::from_secs(2_700),
+        "every agent serves or is quarantined with the reason",
+        async || {
+            let list =
+                supervisor.list_agents(ListAgentsRequest {}).await.map_err(|e| e.to_string())?.into_inner();
+            let mut wrong = Vec::new();
+            for agent in list.agents.iter().filter(|a| a.name.starts_with("drill-")) {
+                wrong.extend(fault(&fleet, agent).await);
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
+        },
+    )
     .await;
     let list = supervisor.list_agents(ListAgentsRequest {}).await.unwrap().into_inner().agents;
     let quarantined: Vec<String> = list
