@@ -84,7 +84,12 @@ pub fn plant(home: &Home, leaves: usize) -> io::Result<()> {
 }
 
 /// Returns how many leaves the fleet of the environment's home has: all, where nothing says so.
+///
+/// `MIRROR_DRILL_LEAVES` says it for one command, before there is a home.
 fn planted() -> Option<usize> {
+    if let Some(leaves) = std::env::var("MIRROR_DRILL_LEAVES").ok().and_then(|n| n.parse().ok()) {
+        return Some(leaves);
+    }
     // A file, because the supervisor passes nothing on but what the property lists say.
     let home = Home::from_env().ok()?;
     std::fs::read_to_string(home.root().join("drill/leaves")).ok()?.parse().ok()
