@@ -33,6 +33,9 @@ const PREFACE_LIMIT: Duration = Duration::from_secs(10);
 /// How long a listener rests that cannot accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long a service that can accept nobody goes on; those who are connected do not notice, and nobody else can ask it.
+const DEAF_LIMIT: Duration = Duration::from_secs(10);
+
 /// A socket that this process bound and will remove.
 #[derive(Debug)]
 pub(crate) struct Bound {
@@ -87,13 +90,13 @@ pub(crate) struct Incoming {
     lease: Arc<Lease>,
     look: Pin<Box<Sleep>>,
     pause: Option<Pin<Box<Sleep>>>,
-    short: bool,
+    short: Option<tokio::time::Instant>,
 }
 
 impl Incoming {
     pub(crate) fn new(bound: Bound, home: Home, service: &'static str, lease: Arc<Lease>) -> Self {
         let look = Box::pin(tokio::time::sleep(LOOK));
-        Self { bound, home, service, lease, look, pause: None, short: false }
+        Self { bound, home, service, lease, look, pause: None, short: None }
     }
 
     /// Looks after the socket when it is time; a name that another process has taken is left to it.
@@ -132,7 +135,7 @@ impl Stream for Incoming {
             match self.bound.listener.poll_accept(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok((stream, _))) => {
-                    self.short = false;
+                    self.short = None;
                     let peer = match stream.peer_cred() {
                         Ok(cred) => {
                             let pid = cred.pid().and_then(|pid| u32::try_from(pid).ok());
@@ -146,8 +149,17 @@ impl Stream for Incoming {
                 Poll::Ready(Err(e)) if e.kind() == io::ErrorKind::ConnectionAborted => {}
                 // Out of files or memory; the listener stays ready, so without a pause this would be a busy loop.
                 Poll::Ready(Err(e)) => {
-                    if !std::mem::replace(&mut self.short, true) {
-                        tracing::warn!(error = %e, "cannot accept connections; trying again until it works");
+                    let now = tokio::time::Instant::now();
+                    match self.short {
+                        Some(since) if now - since >= DEAF_LIMIT => {
+                            self.short = None;
+                            return Poll::Ready(Some(Err(e)));
+                        }
+                        Some(_) => {}
+                        None => {
+                            self.short = Some(now);
+                            tracing::warn!(error = %e, "cannot accept connections; trying again");
+                        }
                     }
                     self.pause = Some(Box::pin(tokio::time::sleep(ACCEPT_PAUSE)));
                 }

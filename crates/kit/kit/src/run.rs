@@ -325,9 +325,14 @@ where
     let full = Arc::new(OnceLock::new());
     let dispatch = Dispatch { decl, base: base.clone(), reflection: Arc::default(), full: Arc::clone(&full) };
     let watched = Arc::clone(&shared);
+    let deaf = context.clone();
     let incoming = incoming
         .filter_map(move |conn| {
-            futures::future::ready(conn.map(|c| c.watched(Arc::clone(&watched))).transpose())
+            let conn = conn.map(|c| c.watched(Arc::clone(&watched)));
+            if let Err(e) = &conn {
+                deaf.fatal(format!("cannot accept connections: {e}"));
+            }
+            futures::future::ready(conn.transpose())
         })
         // The server ends with its last connection, without a word; only the shutdown is to end it.
         .chain(futures::stream::pending());
