@@ -5,7 +5,6 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test reports by panicking")]
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -44,8 +43,7 @@ impl Mac {
         let mut bytes = fs::read(env!("CARGO_BIN_EXE_mirror-drill")).unwrap();
         bytes.extend(name.as_bytes());
         let path = dir.join("mirror");
-        fs::write(&path, bytes).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        mirror_testkit::write_program(&path, &bytes);
         path
     }
 

@@ -49,7 +49,7 @@ impl Fleet {
     async fn start_at(temp: tempfile::TempDir, user: Option<u32>) -> Self {
         // Where another user can run it, while the home beside it stays private.
         let binary = temp.path().join("mirror");
-        fs::copy(env!("CARGO_BIN_EXE_mirror"), &binary).unwrap();
+        mirror_testkit::write_program(&binary, &fs::read(env!("CARGO_BIN_EXE_mirror")).unwrap());
         let place = temp.path().join("p");
         fs::create_dir_all(&place).unwrap();
         if let Some(user) = user {

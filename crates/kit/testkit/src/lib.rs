@@ -331,6 +331,21 @@ pub fn test_data() -> Option<PathBuf> {
     given.into_iter().chain([beside]).find(|dir| dir.is_dir())
 }
 
+/// Writes a program that can be started at once.
+///
+/// Another process writes it: a test that runs beside this one may fork while a file is open, and a file that anybody has
+/// open for writing cannot be executed.
+pub fn write_program(path: &Path, bytes: &[u8]) {
+    let mut writer = std::process::Command::new("sh")
+        .args(["-c", "cat > \"$1\" && chmod 755 \"$1\"", "sh"])
+        .arg(path)
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Write::write_all(&mut writer.stdin.take().unwrap(), bytes).unwrap();
+    assert!(writer.wait().unwrap().success(), "{path:?} was not written");
+}
+
 /// Returns the folder of small samples in the repository.
 pub fn samples() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../tests/samples")

@@ -84,7 +84,6 @@ impl Desktop {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
 
     fn content(title: &str, body: &str) -> Content {
         Content { title: title.into(), body: body.into(), urgency: Urgency::Urgent }
@@ -94,8 +93,7 @@ mod tests {
     fn program(dir: &tempfile::TempDir, end: &str) -> PathBuf {
         let path = dir.path().join("notify-send");
         let script = format!("#!/bin/sh\nprintf '%s\\n' \"$@\" > \"{}/said\"\n{end}\n", dir.path().display());
-        std::fs::write(&path, script).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
+        mirror_testkit::write_program(&path, script.as_bytes());
         path
     }
 

@@ -146,7 +146,7 @@ async fn what_cannot_be_started_is_tried_at_the_floor_with_the_reason() {
     assert_eq!(up.row("job.c").state, AgentState::Idle);
     assert!(stage.said().contains("it is tried again in 10.0 s"), "{}", stage.said());
     let program = stage.home.root().join("no-such-program");
-    fs::copy("/bin/sleep", &program).unwrap();
+    mirror_testkit::write_program(&program, &fs::read("/bin/sleep").unwrap());
     stage.pass(10);
     up.until("a", "a start that worked", |r| r.starts == 2 && !r.last_exit.starts_with("not")).await;
     up.end().await;
