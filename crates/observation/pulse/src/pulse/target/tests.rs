@@ -1,3 +1,5 @@
+//! One target through its states: what each look, event and pause makes of it.
+
 use super::*;
 
 const NOW: Now = Now { boot: 1_000_000, wall: 50_000_000 };
