@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Longest socket path in bytes that both macOS (`sun_path` of 104 with its NUL) and Linux (108) take.
 pub const SOCKET_PATH_LIMIT: usize = 103;
@@ -239,6 +240,8 @@ pub fn private_dir(dir: &Path) -> Result<(), PathError> {
     Ok(())
 }
 
+static TURN: AtomicU64 = AtomicU64::new(0);
+
 /// Replaces `path` by `bytes` so that a reader sees the old file or the new one, and a power cut keeps one of them.
 ///
 /// The file gets mode 0600.
@@ -249,7 +252,9 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let name = path.file_name().ok_or_else(|| io::Error::other("the path has no name"))?;
     let mut temp_name = OsString::from(".");
     temp_name.push(name);
-    temp_name.push(format!(".{}.tmp", std::process::id()));
+    // Two threads that replace the same file must not share the file that becomes it.
+    let turn = TURN.fetch_add(1, Ordering::Relaxed);
+    temp_name.push(format!(".{}.{turn}.tmp", std::process::id()));
     let temp = parent.join(temp_name);
     let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temp)?;
     file.write_all(bytes)?;
