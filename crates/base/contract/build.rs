@@ -34,6 +34,7 @@ fn main() -> Result<()> {
 
     let pool = DescriptorPool::decode(encoded.as_slice())?;
     std::fs::write(out.join("methods.rs"), methods(&pool)?)?;
+    std::fs::write(out.join("decoders.rs"), decoders(&pool)?)?;
     Ok(())
 }
 
@@ -73,6 +74,27 @@ fn methods(pool: &DescriptorPool) -> Result<String> {
         "/// Every RPC of the contract.\npub const METHODS: &[MethodSpec] = {text};\n\
          /// Every service of the contract.\npub const SERVICES: &[ServiceSpec] = {services};\n"
     ))
+}
+
+/// One row a message that is a request or an answer.
+fn decoders(pool: &DescriptorPool) -> Result<String> {
+    let methods = pool.services().filter(|s| s.full_name().starts_with("mirror.")).flat_map(|s| {
+        let all: Vec<MethodDescriptor> = s.methods().collect();
+        all
+    });
+    let names: std::collections::BTreeSet<String> = methods
+        .flat_map(|m| [m.input(), m.output()])
+        .map(|m| m.full_name().to_owned())
+        .filter(|name| name.starts_with("mirror."))
+        .collect();
+    let mut text = String::from("/// Every request and every answer of the contract, with its decoder.\n");
+    text.push_str("#[doc(hidden)]\npub const DECODERS: &[Decoder] = &[\n");
+    for name in names {
+        let path = name.replace('.', "::");
+        writeln!(text, "({name:?}, |bytes| decode::<{path}>(bytes).is_some()),")?;
+    }
+    text.push_str("];\n");
+    Ok(text)
 }
 
 fn method_spec(

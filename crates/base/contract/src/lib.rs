@@ -65,6 +65,17 @@ pub struct ServiceSpec {
 }
 
 include!(concat!(env!("OUT_DIR"), "/methods.rs"));
+include!(concat!(env!("OUT_DIR"), "/decoders.rs"));
+
+/// Full name of a message, and whether some bytes are one.
+#[doc(hidden)]
+pub type Decoder = (&'static str, fn(&[u8]) -> bool);
+
+/// Returns the message that some bytes are, if they are one; for fuzzing.
+#[doc(hidden)]
+pub fn decode<T: prost::Message + Default>(bytes: &[u8]) -> Option<T> {
+    T::decode(bytes).ok()
+}
 
 /// Returns a wall time in milliseconds since 1970 as the contract writes it.
 pub fn timestamp(ms: u64) -> prost_types::Timestamp {

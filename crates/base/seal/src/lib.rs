@@ -1,4 +1,4 @@
-//! Keys, fingerprints, DSSE envelopes, signed notes, Merkle leaves and roots.
+//! Keys, fingerprints, DSSE envelopes, signed notes, Merkle leaves, roots, tiles and proofs.
 //!
 //! It refuses weak keys and lenient verification, and it never signs bare bytes: an envelope names its type, a note
 //! its signer.
@@ -8,6 +8,8 @@ mod dsse;
 mod key;
 mod merkle;
 mod note;
+mod proof;
+mod tiles;
 
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use base64::engine::{DecodePaddingMode, Engine};
@@ -15,7 +17,12 @@ pub use dsse::{Envelope, Signature};
 pub use key::{NodeKey, PublicKey};
 pub use merkle::Frontier;
 pub use note::{note_key_id, open_note, sign_note};
+pub use proof::{
+    HashReader, TileHashes, TileReader, prove_consistency, prove_inclusion, tree_root, verify_consistency,
+    verify_inclusion,
+};
 use sha2::{Digest as _, Sha256};
+pub use tiles::{TILE_WIDTH, Tile, TileEdge, partial_tiles, subtree, tiles_of};
 
 /// Standard base64 with padding, canonical: unused bits must be zero, padding must be there.
 pub const BASE64: GeneralPurpose = GeneralPurpose::new(

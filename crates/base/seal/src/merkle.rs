@@ -52,7 +52,8 @@ impl Frontier {
     }
 }
 
-fn node(left: &Hash, right: &Hash) -> Hash {
+/// Returns the hash of the node over two others.
+pub(crate) fn node(left: &Hash, right: &Hash) -> Hash {
     Sha256::new().chain_update([0x01]).chain_update(left).chain_update(right).finalize().into()
 }
 
@@ -77,23 +78,24 @@ impl TryFrom<Written> for Frontier {
     }
 }
 
+/// The tree hash as RFC 6962 section 2.1 defines it, over leaf hashes.
+#[cfg(test)]
+pub(crate) fn naive(leaves: &[Hash]) -> Hash {
+    match leaves {
+        [] => sha256(&[]),
+        [one] => *one,
+        _ => {
+            let split = leaves.len().next_power_of_two() / 2;
+            node(&naive(&leaves[..split]), &naive(&leaves[split..]))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::leaf;
     use proptest::prelude::*;
-
-    /// The tree hash as RFC 6962 section 2.1 defines it, over leaf hashes.
-    fn naive(leaves: &[Hash]) -> Hash {
-        match leaves {
-            [] => sha256(&[]),
-            [one] => *one,
-            _ => {
-                let split = leaves.len().next_power_of_two() / 2;
-                node(&naive(&leaves[..split]), &naive(&leaves[split..]))
-            }
-        }
-    }
 
     fn of(leaves: &[Hash]) -> Frontier {
         let mut frontier = Frontier::default();

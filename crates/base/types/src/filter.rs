@@ -1,6 +1,6 @@
 //! Subject filters.
 
-use crate::names::{NameError, Subject};
+use crate::names::{NameError, SUBJECT_LIMIT, Subject};
 
 const FILTER: &str = "a filter is a subject in which a token may be '*', and the last one '>'";
 
@@ -11,6 +11,10 @@ pub struct SubjectFilter(Box<str>);
 impl SubjectFilter {
     /// Checks a filter.
     pub fn parse(text: &str) -> Result<Self, NameError> {
+        // Before it is taken apart: a text of dots alone would take many times its length.
+        if text.len() > SUBJECT_LIMIT {
+            return Err(NameError::Long { len: text.len(), max: SUBJECT_LIMIT });
+        }
         let tokens: Vec<&str> = text.split('.').collect();
         let mut plain = Vec::with_capacity(tokens.len());
         let mut at = 0;
@@ -68,6 +72,14 @@ mod tests {
         for subject in no {
             assert!(!filter.matches(subject), "{filter:?} must not match {subject}");
         }
+    }
+
+    #[test]
+    fn a_long_text_is_refused_by_its_length() {
+        let dots = ".".repeat(5_745);
+        assert_eq!(SubjectFilter::parse(&dots), Err(NameError::Long { len: 5_745, max: 255 }));
+        let longest = format!("{}.>", "a".repeat(253));
+        assert!(SubjectFilter::parse(&longest).is_ok() && SubjectFilter::parse(&format!("a{longest}")).is_err());
     }
 
     #[test]

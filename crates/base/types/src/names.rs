@@ -42,6 +42,9 @@ pub enum NameError {
     Form(&'static str),
 }
 
+/// Longest subject, and longest filter, in bytes.
+pub(crate) const SUBJECT_LIMIT: usize = 255;
+
 const SUBJECT: &str = "a subject is 1 to 8 tokens of [a-z0-9-] joined by dots, at most 255 bytes";
 const ID: &str = "an id is 1 to 128 of [A-Za-z0-9_.:-]";
 const MODEL: &str = "a model is 1 to 128 of [A-Za-z0-9_.:/@-]";
@@ -122,7 +125,7 @@ name! {
 impl Subject {
     /// Checks a subject.
     pub fn parse(text: &str) -> Result<Self, NameError> {
-        check(text, 255, SUBJECT, |c| matches!(c, 'a'..='z' | '0'..='9' | '-' | '.'))?;
+        check(text, SUBJECT_LIMIT, SUBJECT, |c| matches!(c, 'a'..='z' | '0'..='9' | '-' | '.'))?;
         match no_empty_token(text, SUBJECT)? {
             1..=8 => Ok(Self(text.into())),
             n => Err(NameError::Tokens(n)),

@@ -7,10 +7,15 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 mod agents;
+mod bus;
 mod fleet;
 mod home;
 
 pub(crate) use agents::{InstallArgs, LogsArgs, NamesArgs, RestartArgs, StopArgs};
+pub(crate) use bus::{
+    BusVerb, CompressArgs, ConsumeArgs, ConsumersVerb, ExportArgs, IndexVerb, LogImportArgs, ProveArgs, RedactArgs, RepairArgs,
+    SealArgs, VerifyArgs,
+};
 pub(crate) use fleet::{
     CheckpointArgs, HaltArgs, HaltVerb, KeysArgs, KeysVerb, NotifyArgs, NotifyPut, NotifyVerb, PulseArgs,
     PulseVerb, RemediesArgs, RemediesVerb, ScheduleAdd, ScheduleArgs, ScheduleVerb, Urgency, Weekday,
@@ -355,18 +360,6 @@ pub(crate) struct CallArgs {
     /// [default: {}]
     #[arg(value_name = "JSON|-")]
     pub(crate) request: Option<String>,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum BusVerb {
-    /// Check every byte of the log with a second, independent reader; needs no fleet
-    ///
-    /// Exits with 0 when every acknowledged event is there and whole, 74 on damage, 66 when the folder is missing. A
-    /// torn tail that holds nothing acknowledged is a note.
-    Verify {
-        /// Bus folder, or one log/<origin> folder in it [default: the home's]
-        dir: Option<PathBuf>,
-    },
 }
 
 #[cfg(test)]

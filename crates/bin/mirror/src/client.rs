@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use mirror_contract::mirror::blobs::v1::blobs_service_client::BlobsServiceClient;
 use mirror_contract::mirror::bus::v1::bus_service_client::BusServiceClient;
+use mirror_contract::mirror::bus::v1::consumer_service_client::ConsumerServiceClient;
 use mirror_contract::mirror::changelog::v1::changelog_service_client::ChangelogServiceClient;
 use mirror_contract::mirror::halt::v1::halt_service_client::HaltServiceClient;
 use mirror_contract::mirror::import::v1::import_service_client::ImportServiceClient;
@@ -39,6 +40,11 @@ pub(crate) fn channel(home: &Home, service: &str) -> Channel {
 impl Ctx {
     pub(crate) fn bus(&self) -> Result<BusServiceClient<Channel>, Failure> {
         Ok(BusServiceClient::new(channel(&self.home()?, "bus")).max_decoding_message_size(MESSAGE_LIMIT))
+    }
+
+    pub(crate) fn consumers(&self) -> Result<ConsumerServiceClient<Channel>, Failure> {
+        let client = ConsumerServiceClient::new(channel(&self.home()?, "bus"));
+        Ok(client.max_decoding_message_size(MESSAGE_LIMIT))
     }
 
     pub(crate) fn blobs(&self) -> Result<BlobsServiceClient<Channel>, Failure> {

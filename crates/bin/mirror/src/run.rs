@@ -107,7 +107,7 @@ fn run(ctx: &Ctx, out: &mut Out, command: &Command) -> Result<(), Failure> {
         Command::Man { dir } => cmd::shell::man(out, dir.as_deref()),
         Command::Serve(what) => serve(ctx, what),
         Command::Job(what) => cmd::job::run(ctx, &what.job),
-        Command::Bus { verb } => cmd::verify::run(ctx, out, verb),
+        Command::Bus { verb } => block_on(cmd::bus::run(ctx, out, verb)),
         other => block_on(cmd::online(ctx, out, other)),
     }
 }

@@ -81,7 +81,7 @@ fn open(home: &Path, name: &str) -> anyhow::Result<Engine> {
 }
 
 /// Returns the bytes that one event takes on disk.
-fn record(home: &Path) -> anyhow::Result<Vec<u8>> {
+pub(crate) fn record(home: &Path) -> anyhow::Result<Vec<u8>> {
     let engine = open(home, "sample")?;
     let subject = Subject::parse("local.bench")?;
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
@@ -97,7 +97,7 @@ fn record(home: &Path) -> anyhow::Result<Vec<u8>> {
 }
 
 /// Returns a file filled with newlines, as a segment is.
-fn filled(home: &Path) -> anyhow::Result<File> {
+pub(crate) fn filled(home: &Path) -> anyhow::Result<File> {
     let path = home.join("raw");
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
     let fill = vec![b'\n'; 1 << 20];
@@ -109,7 +109,7 @@ fn filled(home: &Path) -> anyhow::Result<File> {
 }
 
 /// Writes and syncs the same bytes in a file that was filled before.
-fn raw(file: &File, record: &[u8], span: Duration) -> anyhow::Result<f64> {
+pub(crate) fn raw(file: &File, record: &[u8], span: Duration) -> anyhow::Result<f64> {
     let (mut n, mut offset) = (0_u64, 0_u64);
     let start = Instant::now();
     while start.elapsed() < span {
@@ -131,7 +131,7 @@ fn thread(engine: &Engine, span: Duration) -> anyhow::Result<f64> {
     let mut n = 0_u64;
     let start = Instant::now();
     while start.elapsed() < span {
-        engine.append_blocking(&subject, payload.clone())?;
+        engine.append_blocking(&subject, None, payload.clone())?;
         n += 1;
     }
     let rate = n as f64 / start.elapsed().as_secs_f64();

@@ -110,7 +110,7 @@ fn pss(pid: u32) -> anyhow::Result<f64> {
 }
 
 /// Returns the CPU time of a process in ticks of 10 ms.
-fn ticks(pid: u32) -> anyhow::Result<u64> {
+pub(crate) fn ticks(pid: u32) -> anyhow::Result<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let fields: Vec<&str> = text.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
     Ok(fields.get(11).context("utime")?.parse::<u64>()? + fields.get(12).context("stime")?.parse::<u64>()?)

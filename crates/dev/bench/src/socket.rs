@@ -1,76 +1,16 @@
 //! Appends over the socket of a bus process.
 
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
-use bytes::Bytes;
 use futures::StreamExt as _;
 use hdrhistogram::Histogram;
-use mirror_client::{Channel, SocketDial, channel};
 use mirror_contract::mirror::bus::v1 as pb;
-use mirror_contract::mirror::bus::v1::bus_service_client::BusServiceClient;
-use mirror_paths::Home;
 
+use crate::bus::{Bus, event};
 use crate::machine::{Quiet, describe};
-
-struct Bus {
-    child: Child,
-    home: Home,
-    _temp: tempfile::TempDir,
-}
-
-impl Bus {
-    fn start(mirror: Option<PathBuf>) -> anyhow::Result<Self> {
-        let beside = std::env::current_exe()?.with_file_name("mirror");
-        let mirror = mirror.unwrap_or(beside);
-        anyhow::ensure!(mirror.is_file(), "no {}; build it first: cargo build --release", mirror.display());
-        let temp = tempfile::Builder::new().prefix("b").tempdir()?;
-        let home = Home::at(temp.path().join("h"))?;
-        let child = Command::new(&mirror)
-            .args(["serve", "bus"])
-            .env("MIRROR_HOME", home.root())
-            .stdin(Stdio::null())
-            .spawn()
-            .with_context(|| format!("start {}", mirror.display()))?;
-        Ok(Self { child, home, _temp: temp })
-    }
-
-    fn client(&self) -> BusServiceClient<Channel> {
-        BusServiceClient::new(channel(Arc::new(SocketDial::new(self.home.clone())), "bus"))
-    }
-
-    async fn ready(&self) -> anyhow::Result<BusServiceClient<Channel>> {
-        let mut client = self.client();
-        for _ in 0..500 {
-            if client.get_status(pb::GetStatusRequest {}).await.is_ok() {
-                return Ok(client);
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        anyhow::bail!("the bus did not answer within 5 s")
-    }
-}
-
-impl Drop for Bus {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn event(id: Option<u64>) -> pb::NewEvent {
-    pb::NewEvent {
-        subject: "local.bench".to_owned(),
-        payload: Bytes::from_static(&[b'1'; 256]),
-        r#type: pb::PayloadType::Json.into(),
-        id: id.map(|n| format!("bench-{n:016x}")).unwrap_or_default(),
-        ..Default::default()
-    }
-}
 
 pub(crate) fn stream(
     seconds: f64,

@@ -51,7 +51,7 @@ pub(crate) async fn follow(
                 fold = Fold { proven: highest, place: follower.place().clone() };
                 if news || fold.place.upto >= saved + SAVE_EVERY {
                     saved = fold.place.upto;
-                    save(&store, &fold);
+                    store.save_fold(&fold);
                 }
             }
             Next::Away(why) => {
@@ -74,13 +74,7 @@ pub(crate) async fn follow(
         let now = Told { proven: fold.proven, caught_up, away: None };
         told.send_if_modified(|told| std::mem::replace(told, now.clone()) != now);
     }
-    save(&store, &fold);
-}
-
-fn save(store: &Store, fold: &Fold) {
-    if let Err(error) = store.save_fold(fold) {
-        tracing::warn!(%error, "the snapshot was not saved; the next start reads more of the log");
-    }
+    store.save_fold(&fold);
 }
 
 /// Returns the epoch that an event proves.

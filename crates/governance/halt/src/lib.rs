@@ -16,6 +16,9 @@ mod warden;
 mod watch;
 mod wire;
 
+#[doc(hidden)]
+pub use wire::fuzz_wire;
+
 use std::sync::Arc;
 
 use mirror_contract::mirror::halt::v1::halt_service_server::HaltServiceServer;
@@ -41,7 +44,7 @@ pub static SERVICE: Service = Service { decl: &DECL, build: |cx| Box::pin(async 
 fn build(cx: &Context) -> Result<Built, StartError> {
     let (bus, _) = cx.client("bus")?;
     let (keeper, _) = cx.client("keeper")?;
-    let store = store::Store::at(&cx.home().halt(), &cx.state_dir()?);
+    let store = store::Store::at(&cx.home().halt(), &cx.state_dir()?, cx.node().origin.as_str());
     let fold = store.load_fold();
     // What the log proved before is known before the log can be read, so that no old file frees in the meantime.
     let told =

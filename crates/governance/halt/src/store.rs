@@ -7,15 +7,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use mirror_client::follow::Place;
+use mirror_kit::{SnapshotFile, SnapshotForm};
 use mirror_paths::write_atomic;
 use mirror_seal::Envelope;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::halt::Recorded;
 
-/// Version of the fold and of the file of what waits.
+/// Version of the file of what waits.
 const FORMAT: u32 = 1;
+
+const FORM: SnapshotForm = SnapshotForm { name: "snapshot.json", fold: 2, limit: 4 << 10 };
 
 /// What the log proves.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,12 +29,8 @@ pub(crate) struct Fold {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Snapshot {
-    format: u32,
+struct Content {
     proven: u64,
-    upto: u64,
-    seq: u64,
-    leaf: String,
 }
 
 /// A statement on its way to the log.
@@ -54,13 +52,13 @@ struct PendingFile {
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
     halt: PathBuf,
-    snapshot: PathBuf,
+    snapshot: SnapshotFile,
 }
 
 impl Store {
-    /// Returns the store over the home's folder `halt/` and the service's own folder.
-    pub(crate) fn at(halt: &Path, state: &Path) -> Self {
-        Self { halt: halt.to_owned(), snapshot: state.join("snapshot.json") }
+    /// Returns the store over the home's folder `halt/` and the service's own folder, for a log.
+    pub(crate) fn at(halt: &Path, state: &Path, origin: &str) -> Self {
+        Self { halt: halt.to_owned(), snapshot: SnapshotFile::new(state, origin, FORM) }
     }
 
     /// Returns the file that every service reads.
@@ -89,8 +87,20 @@ impl Store {
 
     /// Returns what waits for the log.
     pub(crate) fn load_pending(&self) -> Vec<Pending> {
-        let known = |file: &PendingFile| file.format == FORMAT;
-        load(&self.pending(), known).map(|file| file.events).unwrap_or_default()
+        let path = self.pending();
+        let why = match fs::read(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Vec::new(),
+            Err(e) => e.to_string(),
+            Ok(bytes) => match serde_json::from_slice::<PendingFile>(&bytes) {
+                Ok(file) if file.format == FORMAT => return file.events,
+                Ok(_) => "it was made by another version".to_owned(),
+                Err(e) => e.to_string(),
+            },
+        };
+        tracing::warn!(why, path = %path.display(), "a file is set aside and made again");
+        // Whether it moves or not: the next save replaces it.
+        let _ = fs::rename(&path, path.with_added_extension("bad"));
+        Vec::new()
     }
 
     /// Keeps what waits for the log.
@@ -103,35 +113,14 @@ impl Store {
 
     /// Returns what the log proved when the snapshot was made.
     pub(crate) fn load_fold(&self) -> Fold {
-        let snapshot = load(&self.snapshot, |snapshot: &Snapshot| snapshot.format == FORMAT);
-        let fold =
-            |Snapshot { proven, upto, seq, leaf, .. }| Fold { proven, place: Place { upto, seq, leaf } };
-        snapshot.map(fold).unwrap_or_default()
+        let loaded = self.snapshot.load().loaded();
+        loaded.map(|(Content { proven }, place)| Fold { proven, place }).unwrap_or_default()
     }
 
     /// Keeps what the log proves, so that a start need not read the whole of it.
-    pub(crate) fn save_fold(&self, fold: &Fold) -> io::Result<()> {
-        let Place { upto, seq, leaf } = fold.place.clone();
-        let snapshot = Snapshot { format: FORMAT, proven: fold.proven, upto, seq, leaf };
-        write_atomic(&self.snapshot, &serde_json::to_vec(&snapshot)?)
+    pub(crate) fn save_fold(&self, fold: &Fold) {
+        self.snapshot.keep(|| (fold.place.clone(), Content { proven: fold.proven }));
     }
-}
-
-/// Reads a file; one that is of no use is set aside.
-fn load<T: DeserializeOwned>(path: &Path, known: impl FnOnce(&T) -> bool) -> Option<T> {
-    let why = match fs::read(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return None,
-        Err(e) => e.to_string(),
-        Ok(bytes) => match serde_json::from_slice::<T>(&bytes) {
-            Ok(value) if known(&value) => return Some(value),
-            Ok(_) => "it was made by another version".to_owned(),
-            Err(e) => e.to_string(),
-        },
-    };
-    tracing::warn!(why, path = %path.display(), "a file is set aside and made again");
-    // Whether it moves or not: the next save replaces it.
-    let _ = fs::rename(path, path.with_added_extension("bad"));
-    None
 }
 
 #[cfg(test)]
@@ -144,7 +133,7 @@ mod tests {
     #[test]
     fn what_is_saved_is_loaded_and_what_is_of_no_use_is_set_aside() {
         let temp = tempfile::tempdir().unwrap();
-        let store = Store::at(temp.path(), temp.path());
+        let store = Store::at(temp.path(), temp.path(), "0123456789abcdef.1");
         assert_eq!((store.load_fold(), store.load_pending()), (Fold::default(), Vec::new()));
         let fold = Fold { proven: 7, place: Place { upto: 9, seq: 8, leaf: "x".into() } };
         let key = NodeKey::generate().unwrap();
@@ -152,18 +141,18 @@ mod tests {
         let envelope = Envelope::sign(&key, HALT_TYPE, &serde_json::to_vec(&statement).unwrap());
         let recorded = Recorded::new(&statement, false, &envelope, None);
         let pending = vec![Pending { id: "halt-1".into(), subject: "halt.engaged".into(), recorded }];
-        store.save_fold(&fold).unwrap();
+        store.save_fold(&fold);
         store.save_pending(&pending).unwrap();
         assert_eq!((store.load_fold(), store.load_pending()), (fold, pending));
         assert_eq!(claim(&store.load_pending()[0].recorded.envelope), Some(statement));
-        for path in [store.snapshot.clone(), store.pending()] {
-            let good = fs::read_to_string(&path).unwrap();
-            for bad in ["", "[]", &good[..good.len() - 1], &good.replace("\"format\":1", "\"format\":2")] {
-                fs::write(&path, bad).unwrap();
-                let (fold, pending) = (store.load_fold(), store.load_pending());
-                assert!(fold == Fold::default() || pending.is_empty(), "{bad:?}");
-                assert!(!path.exists());
-            }
+        let path = store.pending();
+        let good = fs::read_to_string(&path).unwrap();
+        for bad in ["", "[]", &good[..good.len() - 1], &good.replace("\"format\":1", "\"format\":2")] {
+            fs::write(&path, bad).unwrap();
+            assert!(store.load_pending().is_empty(), "{bad:?}");
+            assert!(!path.exists());
         }
+        fs::write(store.snapshot.path(), r#"{"format":1,"proven":7,"upto":9,"seq":8,"leaf":"x"}"#).unwrap();
+        assert_eq!(store.load_fold(), Fold::default());
     }
 }

@@ -45,6 +45,17 @@ impl From<Shown> for pb::HaltState {
     }
 }
 
+/// Runs every check of a request on bytes that nobody wrote, for fuzzing.
+#[doc(hidden)]
+pub fn fuzz_wire(bytes: &[u8]) {
+    if let Some(request) = mirror_contract::decode(bytes) {
+        let _ = reason(request);
+    }
+    if let Some(request) = mirror_contract::decode(bytes) {
+        let _ = envelope(&request);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,6 +13,11 @@ pub mod recovery;
 mod ring;
 mod wire;
 
+#[doc(hidden)]
+pub use log::fuzz_log;
+#[doc(hidden)]
+pub use wire::fuzz_wire;
+
 use mirror_contract::mirror::keeper::v1::keeper_service_server::KeeperServiceServer;
 use mirror_kit::{Binary, Built, Context, Criticality, Decl, Primitive, Service, StartError};
 

@@ -82,3 +82,17 @@ impl From<Record> for pb::KeeperRecord {
         }
     }
 }
+
+/// Runs every check of a request on bytes that nobody wrote, for fuzzing.
+#[doc(hidden)]
+pub fn fuzz_wire(bytes: &[u8]) {
+    if let Some(request) = mirror_contract::decode(bytes) {
+        let _ = text(request);
+    }
+    if let Some(request) = mirror_contract::decode(bytes) {
+        let _ = payload(&request);
+    }
+    if let Some(request) = mirror_contract::decode(bytes) {
+        let _ = proof(&request);
+    }
+}

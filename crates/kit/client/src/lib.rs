@@ -3,6 +3,7 @@
 //! It refuses to wait for a peer at start: a channel connects at its first call and again after each loss.
 //! Invariant: every unary call has a deadline, the caller's or the contract's.
 
+pub mod consume;
 pub mod follow;
 pub mod schedule;
 pub mod trace;

@@ -147,6 +147,32 @@ impl BusService for FakeBus {
         Err(Status::unimplemented("list"))
     }
 
+    async fn redact(&self, _: Request<pb::RedactRequest>) -> Result<Response<pb::RedactResponse>, Status> {
+        Err(Status::unimplemented("redact"))
+    }
+
+    async fn seal(&self, _: Request<pb::SealRequest>) -> Result<Response<pb::SealResponse>, Status> {
+        Err(Status::unimplemented("seal"))
+    }
+
+    async fn repair(&self, _: Request<pb::RepairRequest>) -> Result<Response<pb::RepairResponse>, Status> {
+        Err(Status::unimplemented("repair"))
+    }
+
+    async fn compress(
+        &self,
+        _: Request<pb::CompressRequest>,
+    ) -> Result<Response<pb::CompressResponse>, Status> {
+        Err(Status::unimplemented("compress"))
+    }
+
+    async fn rebuild_index(
+        &self,
+        _: Request<pb::RebuildIndexRequest>,
+    ) -> Result<Response<pb::RebuildIndexResponse>, Status> {
+        Err(Status::unimplemented("rebuild index"))
+    }
+
     async fn get_status(
         &self,
         _: Request<pb::GetStatusRequest>,

@@ -42,8 +42,19 @@ pub const TABLE: &[(&str, &[PrincipalKind])] = &[
     // Appending is further bound to the caller's own subject prefixes, which the bus enforces.
     ("bus.append", &[Local, Service, Agent, Owner]),
     ("bus.read", &[Local, Service, Agent, Owner]),
+    // Consuming is further bound to the caller's own consumers, which the bus enforces.
+    ("bus.consume", &[Local, Service, Agent, Owner]),
+    // The right is the signature in the request.
+    ("bus.redact", &[Local, Service, Agent, Owner]),
+    // It cannot be taken back, so nothing seals by itself.
+    ("bus.seal", &[Local, Owner]),
+    ("bus.compress", &[Local, Service, Agent, Owner]),
+    ("bus.rebuild", &[Local, Service, Agent, Owner]),
+    // It reads any folder, so an agent must not ask for it.
+    ("bus.repair", &[Local, Owner]),
     ("blobs.put", &[Local, Service, Agent, Owner]),
     ("blobs.read", &[Local, Service, Agent, Owner]),
+    ("fold.read", &[Local, Service, Agent, Owner]),
     ("changelog.read", &[Local, Service, Agent, Owner]),
     // An import reads any file of the owner's, so an agent must not start one.
     ("import.run", &[Local, Owner]),

@@ -78,6 +78,12 @@ impl ReleaseKeys {
             may && PublicKey::from_hex(&k.public_key).is_ok_and(by)
         })
     }
+
+    /// Returns what an envelope of a type holds, if a key that may release has signed it: the owner's word.
+    pub fn owner_word(&self, envelope: &Envelope, payload_type: &str) -> Option<Vec<u8>> {
+        let mut keys = self.keys.iter().filter(|k| k.may_release());
+        keys.find_map(|k| envelope.open(PublicKey::from_hex(&k.public_key).ok()?, payload_type).ok())
+    }
 }
 
 impl ReleaseKey {
@@ -307,6 +313,9 @@ mod tests {
         f.file("keys", Envelope::sign(&f.key, HALT_KEYS_TYPE, &keys).to_json().as_bytes());
         f.check(None);
         assert!(f.halt.is_releasable());
+        let word = |key: &NodeKey| f.halt.keys().owner_word(&Envelope::sign(key, "x", b"word"), "x");
+        assert_eq!(word(&recovery).as_deref(), Some(&b"word"[..]));
+        assert_eq!((word(&keeper), word(&f.key)), (None, None), "a machine's key is not the owner");
         let released = fs::read(f.home.halt().join("state")).unwrap();
 
         f.put(&keeper, 3, false);

@@ -11,6 +11,7 @@ mod config;
 mod context;
 mod decl;
 pub mod desired;
+pub mod fold;
 mod guard;
 mod halt;
 mod held;
@@ -21,9 +22,11 @@ mod listener;
 mod logs;
 mod metrics;
 mod peer;
+mod redaction;
 mod report;
 mod resident;
 mod run;
+mod snapshot;
 mod starts;
 mod state;
 mod tasks;
@@ -42,9 +45,11 @@ pub use listener::Conn;
 pub use logs::{RollingFile, capture_for_tests};
 pub use mirror_client::{Channel, Dial, SocketDial, channel, hold, trace::Trace};
 pub use peer::{Peer, Principal, fleet_row, process_start};
+pub use redaction::{REDACTION_TYPE, RedactionStatement, RedactionTarget};
 pub use report::Refusal;
 pub use resident::serve_here;
 pub use run::{App, Env, Exit, main, serve};
+pub use snapshot::{Snapshot, SnapshotFile, SnapshotForm};
 pub use starts::failed_starts;
 pub use state::{State, StateCell};
 pub use tasks::{Tasks, spawn_thread};
@@ -59,6 +64,7 @@ pub const REASONS: &[&str] = &[
     "KIT_NOT_SERVING",
     "KIT_PANIC",
     "KIT_UNDECLARED",
+    "FOLD_BEHIND",
 ];
 
 /// How long a service may keep draining after it was asked to stop.

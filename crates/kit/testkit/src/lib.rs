@@ -183,6 +183,31 @@ impl Node {
         &self.home
     }
 
+    /// Has the bus say that payloads are erased, which it has not overwritten yet; returns the position of the event.
+    pub async fn say_erased(&self, events: &[u64]) -> u64 {
+        use mirror_contract::mirror::bus::v1 as bus;
+        let event = bus::NewEvent {
+            subject: mirror_kit::fold::REDACTED.to_owned(),
+            payload: format!(r#"{{"v":1,"envelope":{{}},"events":{events:?}}}"#).into(),
+            r#type: bus::PayloadType::Json.into(),
+            ..bus::NewEvent::default()
+        };
+        let channel = self.channel_as(Principal::Service("bus".into()), "bus");
+        let mut client = bus::bus_service_client::BusServiceClient::new(channel);
+        let request = bus::AppendRequest { event: Some(event), expect: None };
+        let answer = client.append(request).await.expect("the bus takes its own event");
+        answer.into_inner().ack.expect("it is acknowledged").seq
+    }
+
+    /// Waits until a fold has forgotten what a redaction erases; returns position, place and whether it was reached.
+    pub async fn forgotten(&self, fold: &str, redaction: u64) -> Vec<(u64, String, bool)> {
+        use mirror_contract::mirror::fold::v1 as pb;
+        let mut client = pb::fold_service_client::FoldServiceClient::new(self.channel(fold));
+        let answer = client.forget(pb::ForgetRequest { redaction }).await.expect("the fold answers");
+        let copies = answer.into_inner().copies.into_iter();
+        copies.map(|c| (c.seq, c.r#where.clone(), c.state() == pb::copy::State::Reached)).collect()
+    }
+
     /// Returns the manual clock; the Sandbox must have been given one.
     pub fn clock(&self) -> &ManualClock {
         self.manual.as_ref().expect("the Sandbox has a manual clock")
@@ -305,6 +330,23 @@ pub async fn wait_for(limit: Duration, what: &str, mut condition: impl AsyncFnMu
     }
 }
 
+/// Returns the files under a folder that hold a text.
+pub fn files_with(dir: &Path, text: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(files_with(&path, text));
+        } else if let Ok(bytes) = std::fs::read(&path)
+            // The search of the standard library is quick without optimisation too.
+            && String::from_utf8_lossy(&bytes).contains(text)
+        {
+            found.push(path);
+        }
+    }
+    found
+}
+
 fn futures_stream<T>(
     poll: impl FnMut(&mut std::task::Context<'_>) -> std::task::Poll<Option<T>> + Send,
 ) -> impl tokio_stream::Stream<Item = T> + Send {
@@ -341,9 +383,11 @@ pub fn write_program(path: &Path, bytes: &[u8]) {
         .arg(path)
         .stdin(std::process::Stdio::piped())
         .spawn()
-        .unwrap();
-    std::io::Write::write_all(&mut writer.stdin.take().unwrap(), bytes).unwrap();
-    assert!(writer.wait().unwrap().success(), "{path:?} was not written");
+        .expect("a shell can be started");
+    let mut input = writer.stdin.take().expect("its input is a pipe");
+    std::io::Write::write_all(&mut input, bytes).expect("it takes the bytes");
+    drop(input);
+    assert!(writer.wait().expect("it ends").success(), "{path:?} was not written");
 }
 
 /// Returns the folder of small samples in the repository.

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::BlobsError;
 
 /// Beginning of the names of uploads in progress.
@@ -11,8 +13,23 @@ const TEMPORARY: &str = ".put-";
 const TEMPORARY_DIGITS: usize = 16;
 
 /// A BLAKE3 digest.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub(crate) struct Digest([u8; 32]);
+
+impl TryFrom<String> for Digest {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        Self::parse(&text)
+    }
+}
+
+impl From<Digest> for String {
+    fn from(digest: Digest) -> Self {
+        digest.to_string()
+    }
+}
 
 impl Digest {
     /// Reads 64 lower-case hex digits; the error says what is wrong with the text.

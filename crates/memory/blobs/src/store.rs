@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use mirror_paths::{Home, private_dir, sync_dir};
+use mirror_paths::{Home, absent_is_fine, private_dir, sync_dir};
 
 use crate::blob::{Content, Digest, Intake, is_temporary, temporary_name};
 use crate::error::BlobsError;
@@ -166,6 +166,31 @@ impl Store {
         }
         let changed = io::Error::other(format!("the file of {digest} keeps changing"));
         Err(BlobsError::storage("name a blob")(changed))
+    }
+
+    /// Deletes the bytes of a blob, and what was moved to quarantine of it; who reads it now reads it to its end.
+    pub(crate) fn erase(&self, digest: Digest) -> Result<(), BlobsError> {
+        let storage = BlobsError::storage("delete a blob");
+        let _naming = self.0.naming.lock().unwrap_or_else(PoisonError::into_inner);
+        let remove = |path: &Path| -> io::Result<()> {
+            absent_is_fine(fs::remove_file(path))?;
+            absent_is_fine(path.parent().map_or(Ok(()), sync_dir))
+        };
+        remove(&self.path(digest)).map_err(&storage)?;
+        let entries = match fs::read_dir(&self.0.quarantine) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(storage(e)),
+        };
+        let name = digest.to_string();
+        for entry in entries {
+            let entry = entry.map_err(&storage)?;
+            // The names that `unused` gives.
+            if entry.file_name().to_str().is_some_and(|n| n.split('.').next() == Some(&name)) {
+                remove(&entry.path()).map_err(&storage)?;
+            }
+        }
+        Ok(())
     }
 
     /// Moves the file of a digest away if it still is `file`.

@@ -102,6 +102,17 @@ impl From<Content> for pb::CheckBlobResponse {
     }
 }
 
+/// Runs every check of a request on bytes that nobody wrote, for fuzzing.
+#[doc(hidden)]
+pub fn fuzz_wire(bytes: &[u8]) {
+    if let Some(message) = mirror_contract::decode::<pb::PutBlobRequest>(bytes) {
+        let _ = (First::try_from(message.clone()), Next::try_from(message));
+    }
+    if let Some(request) = mirror_contract::decode::<pb::GetBlobRequest>(bytes) {
+        let _ = Digest::try_from(request);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,6 +7,8 @@ use bytes::Bytes;
 use futures::channel::mpsc;
 use futures::{SinkExt as _, stream};
 use mirror_contract::mirror::blobs::v1 as pb;
+use mirror_contract::mirror::bus::v1 as bus;
+use mirror_contract::mirror::bus::v1::bus_service_client::BusServiceClient;
 use mirror_errors::{Kind, Remote};
 use mirror_kit::Channel;
 use mirror_testkit::{Node, Sandbox};
@@ -17,8 +19,12 @@ use tonic::{Response, Status};
 type Client = BlobsServiceClient<Channel>;
 type Put = Result<Response<pb::PutBlobResponse>, Status>;
 
+fn sandbox() -> Sandbox {
+    Sandbox::with(&[&mirror_bus::SERVICE, &mirror_blobs::SERVICE])
+}
+
 async fn start(config: &str) -> (Node, Client) {
-    let node = Sandbox::with(&[&mirror_blobs::SERVICE]).config(config).start().await;
+    let node = sandbox().config(config).start().await;
     let client = client(&node);
     (node, client)
 }
@@ -312,11 +318,7 @@ async fn a_caller_that_leaves_in_mid_put_leaves_nothing() {
 
 #[tokio::test]
 async fn uploads_have_a_bound_and_silent_ones_are_given_up() {
-    let node = Sandbox::with(&[&mirror_blobs::SERVICE])
-        .config("[blobs]\nuploads = 1\nidle_seconds = 86400\n")
-        .manual_clock()
-        .start()
-        .await;
+    let node = sandbox().config("[blobs]\nuploads = 1\nidle_seconds = 86400\n").manual_clock().start().await;
     let mut calls: JoinSet<Put> = JoinSet::new();
     let sender = hang(&node, &mut calls).await;
 
@@ -345,10 +347,76 @@ async fn uploads_have_a_bound_and_silent_ones_are_given_up() {
 
 #[tokio::test]
 async fn a_bad_bound_keeps_the_service_from_serving_and_names_the_key() {
-    let mut node = Sandbox::with(&[&mirror_blobs::SERVICE]).config("[blobs]\nuploads = 0\n").start().await;
+    let mut node = sandbox().config("[blobs]\nuploads = 0\n").start().await;
     node.expect_log("blobs.uploads must be 1 to 64");
     let answer = client(&node).put_blob(stream::iter(messages(b"one", 3, ""))).await;
     let remote = refused(answer, Kind::Unavailable, "KIT_NOT_SERVING");
     assert!(remote.message.contains("blobs.uploads must be 1 to 64"), "{remote}");
+    node.finish().await;
+}
+
+/// Appends an event that names a blob, and returns its position.
+async fn name(node: &Node, digest: &str) -> u64 {
+    let event = bus::NewEvent {
+        subject: "local.file".to_owned(),
+        payload: format!(r#"{{"blake3":"{digest}","bytes":3,"type":"text"}}"#).into(),
+        r#type: bus::PayloadType::Blob.into(),
+        ..bus::NewEvent::default()
+    };
+    let mut client = BusServiceClient::new(node.channel("bus"));
+    let answer = client
+        .append(bus::AppendRequest { event: Some(event), expect: None })
+        .await
+        .expect("the bus takes it");
+    answer.into_inner().ack.expect("it is acknowledged").seq
+}
+
+fn outcomes(copies: &[(u64, String, bool)]) -> Vec<(u64, bool)> {
+    copies.iter().map(|(seq, _, reached)| (*seq, *reached)).collect()
+}
+
+#[tokio::test]
+async fn a_blob_goes_with_the_last_event_that_names_it_and_its_quarantine_too() {
+    let (mut node, mut client) = start("").await;
+    let lone = put(&mut client, b"lone").await.digest;
+    let shared = put(&mut client, b"shared").await.digest;
+    let (one, two, three) =
+        (name(&node, &lone).await, name(&node, &shared).await, name(&node, &shared).await);
+    let quarantine = node.home().quarantine().join("blobs");
+    std::fs::create_dir_all(&quarantine).unwrap();
+    for kept in [&lone, &format!("{lone}.2"), &shared] {
+        std::fs::write(quarantine.join(kept), "old").unwrap();
+    }
+
+    let redaction = node.say_erased(&[one, two]).await;
+    let copies = node.forgotten("blobs", redaction).await;
+    assert_eq!(outcomes(&copies), [(one, true), (two, false)], "{copies:?}");
+    refused(get(&mut client, &lone).await, Kind::NotFound, "BLOBS_MISSING");
+    assert_eq!(get(&mut client, &shared).await.unwrap(), b"shared");
+    assert_eq!(files(&quarantine).len(), 1);
+
+    let last = node.say_erased(&[three]).await;
+    assert_eq!(outcomes(&node.forgotten("blobs", last).await), [(three, true)]);
+    refused(get(&mut client, &shared).await, Kind::NotFound, "BLOBS_MISSING");
+    assert!(files(&quarantine).is_empty() && files(&node.home().blobs()).is_empty());
+
+    node.kill("blobs").await;
+    std::fs::remove_dir_all(node.home().state("blobs")).unwrap();
+    node.launch("blobs").await;
+    assert_eq!(node.forgotten("blobs", redaction).await, copies);
+    assert_eq!(outcomes(&node.forgotten("blobs", last).await), [(three, true)]);
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn an_erasure_that_came_while_the_service_was_away_is_followed_when_it_is_back() {
+    let (mut node, mut client) = start("").await;
+    let digest = put(&mut client, b"lone").await.digest;
+    let seq = name(&node, &digest).await;
+    node.stop("blobs").await;
+    let redaction = node.say_erased(&[seq]).await;
+    node.launch("blobs").await;
+    assert_eq!(outcomes(&node.forgotten("blobs", redaction).await), [(seq, true)]);
+    refused(get(&mut self::client(&node), &digest).await, Kind::NotFound, "BLOBS_MISSING");
     node.finish().await;
 }

@@ -7,7 +7,7 @@ use futures::Stream;
 use mirror_clock::Clock;
 use mirror_contract::mirror::bus::v1 as pb;
 use mirror_errors::reject;
-use mirror_kit::{Peer, Principal, Shutdown, Tasks};
+use mirror_kit::{Halt, Peer, Principal, Shutdown, State, StateCell, Tasks};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -15,7 +15,10 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::bus::Bus;
 use crate::error::BusError;
 use crate::event::{NewEvent, Prepared, Vocabulary};
+use crate::forget::Done;
+use crate::redact::Order;
 use crate::stream::{Follow, append_stream, read_range, tail};
+use crate::upkeep::Pace;
 use crate::wire;
 
 /// Most subjects in one answer.
@@ -29,6 +32,9 @@ pub(crate) struct Api {
     pub(crate) tasks: Tasks,
     pub(crate) shutdown: Shutdown,
     pub(crate) clock: Arc<dyn Clock>,
+    /// Whose word is believed when payloads are to be erased.
+    pub(crate) halt: Arc<Halt>,
+    pub(crate) state: StateCell,
 }
 
 /// Who called: what the bus stamps, and what it shows.
@@ -41,7 +47,7 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    fn of<T>(request: &Request<T>) -> Self {
+    pub(crate) fn of<T>(request: &Request<T>) -> Self {
         let principal = request.extensions().get::<Peer>().map_or(Principal::Local, |p| p.principal.clone());
         let actor = principal.actor();
         match principal {
@@ -210,6 +216,59 @@ impl pb::bus_service_server::BusService for Api {
             .collect();
         let next = subjects.last().filter(|_| more).map(|s| s.subject.clone()).unwrap_or_default();
         Ok(Response::new(pb::ListSubjectsResponse { subjects, next }))
+    }
+
+    async fn compress(
+        &self,
+        request: Request<pb::CompressRequest>,
+    ) -> Result<Response<pb::CompressResponse>, Status> {
+        let days = request.into_inner().older_than_days;
+        let done = self.blocking(move |bus| bus.compress(days, Pace::Full)).await?;
+        Ok(Response::new(pb::CompressResponse {
+            segments: done.segments,
+            bytes_before: done.before,
+            bytes_after: done.after,
+        }))
+    }
+
+    async fn repair(
+        &self,
+        request: Request<pb::RepairRequest>,
+    ) -> Result<Response<pb::RepairResponse>, Status> {
+        let from = request.into_inner().from;
+        let ranges = self.blocking(move |bus| bus.repair(from.as_ref())).await?;
+        Ok(Response::new(pb::RepairResponse { ranges }))
+    }
+
+    async fn rebuild_index(
+        &self,
+        _: Request<pb::RebuildIndexRequest>,
+    ) -> Result<Response<pb::RebuildIndexResponse>, Status> {
+        let head = self.bus.head().seq;
+        self.blocking(|bus| bus.index.rebuild().map_err(|e| BusError::Read(e.to_string()))).await?;
+        Ok(Response::new(pb::RebuildIndexResponse { head }))
+    }
+
+    async fn redact(
+        &self,
+        request: Request<pb::RedactRequest>,
+    ) -> Result<Response<pb::RedactResponse>, Status> {
+        let (envelope, halt) = (request.into_inner().envelope, Arc::clone(&self.halt));
+        let done = self
+            .blocking(move |bus| {
+                let proof = halt.keys_envelope();
+                bus.redact(&Order::open(&envelope, bus.origin.as_str(), &halt.keys(), proof)?)
+            })
+            .await?;
+        let Done { redaction, erased, already } = done;
+        Ok(Response::new(pb::RedactResponse { redaction, erased, already }))
+    }
+
+    async fn seal(&self, request: Request<pb::SealRequest>) -> Result<Response<pb::SealResponse>, Status> {
+        let request = request.into_inner();
+        let seq = self.bus.seal(&request.origin, &request.reason).await.map_err(reject)?;
+        self.state.set(State::Degraded, crate::sealed(seq));
+        Ok(Response::new(pb::SealResponse { seq }))
     }
 
     async fn get_status(

@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use mirror_clock::SystemClock;
-use mirror_kit::{Built, Context, StartError};
+use mirror_kit::{
+    Built, Context, REDACTION_TYPE, RedactionStatement, RedactionTarget, ReleaseKey, ReleaseKeys, StartError,
+};
+use mirror_seal::Envelope;
 use mirror_types::{EventId, Origin, Subject};
 
 use crate::bus::Bus;
@@ -14,6 +17,7 @@ use crate::disk::Disk;
 use crate::error::BusError;
 use crate::event::{NewEvent, Prepared};
 use crate::reader::{Body, Record};
+use crate::redact::Order;
 use crate::writer::Expect;
 
 /// Builds the service on another disk than the machine's.
@@ -59,19 +63,31 @@ impl Engine {
 
     /// Appends one event and waits until it is synced. Returns its sequence.
     pub async fn append(&self, subject: &Subject, id: Option<&str>, payload: Bytes) -> Result<u64, BusError> {
-        let mut event = NewEvent::json(subject.clone(), payload);
-        if let Some(id) = id {
-            event = event.with_id(EventId::parse(id).map_err(crate::event::named("id"))?);
-        }
-        let acks = self.0.append(vec![Prepared::new(event, "local")?], Expect::Nothing).await?;
+        self.append_as("local", subject, id, payload).await
+    }
+
+    /// Appends one event of an actor and waits until it is synced. Returns its sequence.
+    pub async fn append_as(
+        &self,
+        actor: &str,
+        subject: &Subject,
+        id: Option<&str>,
+        payload: Bytes,
+    ) -> Result<u64, BusError> {
+        let acks = self.0.append(vec![prepare(actor, subject, id, payload)?], Expect::Nothing).await?;
         Ok(acks.first().map_or(0, |ack| ack.seq))
     }
 
     /// Appends one event from a plain thread: looks for the answer for a moment, as the writer looks for work, then sleeps.
     #[expect(clippy::disallowed_methods, reason = "the look is bounded by real time")]
-    pub fn append_blocking(&self, subject: &Subject, payload: Bytes) -> Result<u64, BusError> {
+    pub fn append_blocking(
+        &self,
+        subject: &Subject,
+        id: Option<&str>,
+        payload: Bytes,
+    ) -> Result<u64, BusError> {
         const LOOK: std::time::Duration = std::time::Duration::from_millis(1);
-        let event = Prepared::new(NewEvent::json(subject.clone(), payload), "local")?;
+        let event = prepare("local", subject, id, payload)?;
         let mut answer = self.0.writer.offer(vec![event], Expect::Nothing, true)?;
         let start = std::time::Instant::now();
         let acks = loop {
@@ -117,10 +133,61 @@ impl Engine {
         self.0.status().damage
     }
 
+    /// Erases payloads by the word of an owner who is made up here. Blocks. Returns the redaction, and what it erased.
+    pub fn redact(&self, seqs: &[u64]) -> Result<(u64, Vec<u64>), BusError> {
+        let failed = |e: &dyn std::fmt::Display| BusError::Read(e.to_string());
+        let owner = mirror_seal::NodeKey::generate().map_err(|e| failed(&e))?;
+        let row = ReleaseKey { kind: "recovery".to_owned(), public_key: owner.public().to_hex() };
+        let target = |seq: &u64| {
+            let leaf = mirror_seal::hex(&self.0.get(*seq)?.header.leaf);
+            Ok(RedactionTarget { seq: *seq, leaf })
+        };
+        let events = seqs.iter().map(target).collect::<Result<_, BusError>>()?;
+        let origin = self.0.origin.to_string();
+        let statement = RedactionStatement { v: 1, origin, events, reason: String::new(), at_ms: 0 };
+        let payload = serde_json::to_vec(&statement).map_err(|e| failed(&e))?;
+        let envelope = Envelope::sign(&owner, REDACTION_TYPE, &payload).to_json();
+        let keys = ReleaseKeys { keys: vec![row] };
+        let order = Order::open(&envelope, self.0.origin.as_str(), &keys, None)?;
+        self.0.redact(&order).map(|done| (done.redaction, done.erased))
+    }
+
+    /// Returns the redaction that erased an event's payload.
+    pub fn redacted_by(&self, seq: u64) -> Result<Option<u64>, BusError> {
+        Ok(match self.0.get(seq)?.body {
+            Body::Redacted { by } => Some(by),
+            Body::Here { .. } => None,
+        })
+    }
+
+    /// Ends the log. Returns the position of its last event.
+    pub async fn seal(&self) -> Result<u64, BusError> {
+        self.0.seal(self.0.origin.as_str(), "a test").await
+    }
+
+    /// Repairs from the copy in a folder. Blocks. Returns the ranges, each with the reason why it stays damaged.
+    pub fn repair(&self, from: &Path) -> Result<Vec<(u64, u64, String)>, BusError> {
+        let ranges = self.0.repair(from)?;
+        Ok(ranges.into_iter().map(|range| (range.first, range.last, range.why)).collect())
+    }
+
+    /// Compresses all sealed segments. Blocks. Returns how many.
+    pub fn compress(&self) -> Result<u32, BusError> {
+        self.0.compress(0, crate::upkeep::Pace::Full).map(|done| done.segments)
+    }
+
     /// Writes what waits and ends the threads.
     pub fn close(&self) {
         self.0.close();
     }
+}
+
+fn prepare(actor: &str, subject: &Subject, id: Option<&str>, payload: Bytes) -> Result<Prepared, BusError> {
+    let mut event = NewEvent::json(subject.clone(), payload);
+    if let Some(id) = id {
+        event = event.with_id(EventId::parse(id).map_err(crate::event::named("id"))?);
+    }
+    Prepared::new(event, actor)
 }
 
 fn plain(record: Record) -> (String, Vec<u8>) {

@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -17,9 +18,12 @@ use crate::engine::Engine;
 use crate::error::BusError;
 use crate::event::{NewEvent, Prepared, key_of};
 use crate::log::{Log, Recovery, WriteError};
-use crate::reader::{Cursor, Record};
+use crate::reader::{Body, Cursor, Record};
+use crate::redact::{is_redaction, listed};
+use crate::repair::record_pending;
 use crate::segments::Segments;
 use crate::store::{Entry, Fatal, Index, Store, StoreError, folders};
+use crate::upkeep::Upkeep;
 use crate::writer::{Ack, Expect, Head, Outcome, Writer};
 
 /// Why the bus could not be opened.
@@ -45,6 +49,9 @@ pub(crate) struct Bus {
     pub(crate) index: Arc<Index>,
     pub(crate) writer: Arc<Writer>,
     pub(crate) lag_limit: u64,
+    pub(crate) upkeep: Upkeep,
+    /// One redaction at a time, so that each erases what those before it left.
+    pub(crate) redacting: Mutex<()>,
     running: Mutex<Running>,
 }
 
@@ -77,7 +84,8 @@ impl Bus {
         let mut store = Store::open(&dir, &aside)?;
         let (mut log, recovery) =
             Log::open(Arc::clone(&disk), bus, origin, config.clone(), store.upto(), clock.wall_ms())?;
-        if recovery.damage.is_empty() && !recovery.is_clean() {
+        log.rest()?;
+        if recovery.damage.is_empty() && !recovery.is_clean() && log.sealed().is_none() {
             // Before the index forgets what is lost, so that the loss is named whatever happens meanwhile.
             match record(&mut log, &recovery, clock.wall_ms()) {
                 Err(OpenError::Record(why)) if recovery.lost == 0 => {
@@ -85,6 +93,10 @@ impl Bus {
                 }
                 other => other?,
             }
+        }
+        let damaged = !recovery.damage.is_empty();
+        if !damaged {
+            record_pending(&mut log, disk.as_ref(), bus, clock.wall_ms())?;
         }
         let head = log.head();
         if recovery.lost > 0 {
@@ -102,7 +114,10 @@ impl Bus {
         threads.push(mirror_kit::spawn_thread("bus-index", move || follower.follow(store))?);
         catch_up(&index, &segments, behind, head.seq)?;
         let writer = Arc::new(Writer::new(Head { seq: head.seq, leaf: head.leaf }));
+        writer.gauges.sealed.store(log.sealed().unwrap_or(0), Relaxed);
         let reserve = config.clone();
+        let upkeep =
+            Upkeep::new(Arc::clone(&disk), Arc::clone(&clock), config.clone(), bus.to_owned(), damaged);
         let engine = Engine {
             log,
             index: Arc::clone(&index),
@@ -119,6 +134,8 @@ impl Bus {
             index,
             writer,
             lag_limit: config.index_lag_limit,
+            upkeep,
+            redacting: Mutex::default(),
             running: Mutex::new(Running { threads, lock: Some(lock) }),
         };
         Ok((bus, recovery))
@@ -126,6 +143,7 @@ impl Bus {
 
     /// Writes what waits, then ends the threads. Blocks.
     pub(crate) fn close(&self) {
+        self.upkeep.close();
         self.writer.stop();
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         // The writer is the last thread and pushes to the index, so it ends first.
@@ -256,19 +274,29 @@ fn catch_up(index: &Index, segments: &Arc<Segments>, from: u64, head: u64) -> Re
                 seq: header.seq,
                 key: (!own).then(|| key_of(header.id.as_str())),
                 subject: header.subject.clone(),
+                erased: Box::default(),
             });
-            // The payload is not needed; stepping over it keeps this at the speed of the disk.
-            entries.len() >= 4096
+            // Other payloads are not needed; stepping over them keeps this at the speed of the disk.
+            entries.len() >= 4096 || is_redaction(header)
         };
         match cursor.read(head, &mut want) {
-            Ok(_) => {}
+            Ok(record) => {
+                if let (Some(Record { header, body: Body::Here { payload, .. }, .. }), Some(entry)) =
+                    (record, entries.last_mut())
+                    && is_redaction(&header)
+                {
+                    entry.erased = listed(&payload).into();
+                }
+            }
             Err(BusError::Damaged(_)) => {
                 let Some(last) = segments.damage_at(cursor.next()).and_then(|d| d.last) else { break };
                 cursor = Cursor::new(Arc::clone(segments), last + 1);
             }
             Err(e) => return Err(e),
         }
-        index.push(std::mem::take(&mut entries));
+        if entries.len() >= 4096 {
+            index.push(std::mem::take(&mut entries));
+        }
     }
     index.push(entries);
     Ok(())

@@ -14,6 +14,8 @@ pub struct Config {
     pub disk_reserve_mib: u64,
     /// Longest lag of the index behind the log in events; beyond it appends wait. Default 200000.
     pub index_lag_limit: u64,
+    /// Days after its last event from which a sealed segment is compressed; 0 for never. Default 7.
+    pub compress_after_days: u32,
 }
 
 impl Default for Config {
@@ -23,6 +25,7 @@ impl Default for Config {
             segment_max_kib: 65_536,
             disk_reserve_mib: 256,
             index_lag_limit: 200_000,
+            compress_after_days: 7,
         }
     }
 }

@@ -21,6 +21,10 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     fn open(&self, path: &Path) -> io::Result<Box<dyn LogFile>>;
     /// Renames a file.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
     /// Makes the names in a folder durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
     /// Returns the free and total bytes of the volume.
@@ -82,6 +86,22 @@ pub(crate) fn fill(file: &dyn LogFile, mut from: u64, to: u64) -> io::Result<()>
         from += len as u64;
     }
     Ok(())
+}
+
+/// Replaces a small file, so that a crash leaves the old one or the new one, and makes it durable.
+pub(crate) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::Error::other("the file has no folder"));
+    };
+    let mut temp = name.to_owned();
+    temp.push(".tmp");
+    let temp = dir.join(temp);
+    let file = disk.open(&temp)?;
+    file.write_all_at(bytes, 0)?;
+    file.set_len(bytes.len() as u64)?;
+    file.sync_data()?;
+    disk.rename(&temp, path)?;
+    disk.sync_dir(dir)
 }
 
 /// Reads up to `buf.len()` bytes at an offset.

@@ -9,15 +9,18 @@ use std::time::Duration;
 
 use mirror_clock::Clock;
 use mirror_seal::Hash;
+use tokio::sync::oneshot;
 
 use crate::disk::Disk;
+use crate::erase::Spot;
 use crate::error::BusError;
 use crate::event::Prepared;
 use crate::line::provenance;
-use crate::log::{Log, WriteError};
+use crate::log::{Log, WriteError, is_full};
 use crate::reader::{Body, Cursor};
+use crate::seal;
 use crate::store::{Entry, Index};
-use crate::writer::{Ack, Expect, Group, Head, Outcome, Writer};
+use crate::writer::{Ack, Expect, Group, Head, Outcome, Work, Writer};
 
 /// How often the free space is asked for.
 const SPACE_EVERY: Duration = Duration::from_millis(500);
@@ -64,7 +67,7 @@ impl Engine {
         let mut space_at = None;
         let mut look = Duration::ZERO;
         let mut answered = 0;
-        while let Some(groups) = self.writer.take(look, answered) {
+        while let Some(mut groups) = self.writer.take(look, answered) {
             answered = groups.len();
             let now = self.clock.boot();
             if space_at.is_none_or(|at| now.saturating_sub(at) >= SPACE_EVERY) {
@@ -78,7 +81,13 @@ impl Engine {
             self.writer.gauges.clock_suspect.store(jumped || ahead, Relaxed);
             // A clock set to another year must not pin the logical clock there.
             let hlc_ms = if jumped { steady } else { wall };
-            if let Err(why) = self.batch(groups, wall, hlc_ms) {
+            let work = groups.first_mut().map(|group| std::mem::replace(&mut group.work, Work::Append));
+            let done = match work {
+                Some(Work::Erase(spots)) => self.erase(groups, &spots, wall, hlc_ms),
+                Some(Work::Seal) => self.batch(groups, wall, hlc_ms).map(|()| self.seal()),
+                _ => self.batch(groups, wall, hlc_ms),
+            };
+            if let Err(why) = done {
                 tracing::error!(why, "a write failed; the bus restarts into recovery");
                 self.writer.gauges.poisoned.store(true, Relaxed);
                 self.writer.refuse_rest();
@@ -99,6 +108,9 @@ impl Engine {
     fn refusal(&self, reserved: bool) -> Option<BusError> {
         if let Some(damage) = self.log.segments().damage().first() {
             return Some(BusError::Damaged(damage.describe()));
+        }
+        if let Some(seq) = self.log.sealed() {
+            return Some(BusError::Sealed { seq });
         }
         let gauges = &self.writer.gauges;
         let (free, reserve) = (gauges.free_bytes.load(Relaxed), gauges.reserve_bytes.load(Relaxed));
@@ -159,6 +171,82 @@ impl Engine {
             // Whoever asked may have gone away.
             let _ = reply.send(outcome);
         }
+        Ok(())
+    }
+
+    /// Refuses all appends from here on, when the event that ends the log is its last.
+    fn seal(&mut self) {
+        let sealed = self.index.last_of(seal::SUBJECT).is_ok_and(|last| last == self.log.head().seq);
+        if sealed && self.log.head().seq > 0 {
+            self.log.seal();
+            self.writer.gauges.sealed.store(self.log.head().seq, Relaxed);
+        }
+    }
+
+    /// Stores a redaction, then overwrites what it erases, and only then shows and answers it.
+    fn erase(&mut self, groups: Vec<Group>, spots: &[Spot], wall_ms: u64, hlc_ms: u64) -> Result<(), String> {
+        // It comes alone, with one event.
+        let Some((Group { events, reply, .. }, event)) =
+            groups.into_iter().next().and_then(|mut group| group.events.pop().map(|event| (group, event)))
+        else {
+            return Ok(());
+        };
+        drop(events);
+        let refuse = |reply: oneshot::Sender<Outcome>, error| {
+            let _ = reply.send(Outcome { acks: Vec::new(), error: Some(error) });
+        };
+        if let Some(error) = self.refusal(true) {
+            refuse(reply, error);
+            return Ok(());
+        }
+        let gauges = &self.writer.gauges;
+        let full = BusError::DiskReserve {
+            free: gauges.free_bytes.load(Relaxed),
+            reserve: gauges.reserve_bytes.load(Relaxed),
+        };
+        match self.log.room(event.cost()) {
+            Ok(()) => {}
+            Err(WriteError::NoRoom(_)) => {
+                refuse(reply, full);
+                return Ok(());
+            }
+            Err(WriteError::Failed(e)) => {
+                refuse(reply, BusError::OutcomeUnknown);
+                return Err(e.to_string());
+            }
+        }
+        let (disk, segments) = (Arc::clone(&self.disk), self.log.segments());
+        let mark = self.log.mark();
+        let placed = self.log.place(&event, wall_ms, hlc_ms);
+        let mut began = false;
+        let done = segments.erase(disk.as_ref(), placed.seq, spots, || {
+            began = true;
+            self.log.commit().map_err(|e| match e {
+                WriteError::Failed(e) | WriteError::NoRoom(e) => e,
+            })?;
+            segments.redactions.learn(placed.seq, spots.iter().map(|spot| spot.seq));
+            Ok(())
+        });
+        match done {
+            Ok(()) => {}
+            Err(e) if !began && is_full(&e) => {
+                self.log.rewind(mark);
+                refuse(reply, full);
+                return Ok(());
+            }
+            Err(e) => {
+                // If the event is stored, the next start finishes what it says.
+                refuse(reply, BusError::OutcomeUnknown);
+                return Err(e.to_string());
+            }
+        }
+        self.writer.gauges.active_bytes.store(self.log.active_bytes(), Relaxed);
+        let ack = Ack { seq: placed.seq, leaf: placed.leaf, id: None, duplicate: false };
+        // The index learns of it last: what it has seen is finished, whenever the power goes.
+        let erased = spots.iter().map(|spot| spot.seq).collect();
+        self.index.push(vec![Entry { seq: placed.seq, key: None, subject: event.subject, erased }]);
+        self.writer.head.send_replace(Head { seq: placed.seq, leaf: placed.leaf });
+        let _ = reply.send(Outcome { acks: vec![ack], error: None });
         Ok(())
     }
 
@@ -288,7 +376,7 @@ impl Engine {
                 subject
             }
         };
-        batch.entries.push(Entry { seq: placed.seq, key, subject });
+        batch.entries.push(Entry { seq: placed.seq, key, subject, erased: Box::default() });
         Ok(Ack { seq: placed.seq, leaf: placed.leaf, id, duplicate: false })
     }
 

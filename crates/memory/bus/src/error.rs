@@ -20,6 +20,17 @@ pub(crate) const REASONS: &[&str] = &[
     "BUS_POSITION_OUT_OF_RANGE",
     "BUS_FILTER_INVALID",
     "BUS_READ_FAILED",
+    "BUS_COPY_INVALID",
+    "BUS_COPY_UNFIT",
+    "BUS_CONSUMER_INVALID",
+    "BUS_CONSUMER_EXISTS",
+    "BUS_CONSUMER_LIMIT",
+    "BUS_CONSUMER_MISSING",
+    "BUS_CONSUMER_OWNED",
+    "BUS_REDACTION_INVALID",
+    "BUS_REDACTION_UNSIGNED",
+    "BUS_SEALED",
+    "BUS_SEAL_UNCONFIRMED",
 ];
 
 /// Why the bus refused or failed a call.
@@ -115,18 +126,92 @@ pub enum BusError {
         /// What is wrong.
         why: String,
     },
+    /// A field of a consumer, or of a request about one, is malformed.
+    #[error("{field} {why}")]
+    Consumer {
+        /// The field.
+        field: String,
+        /// What is wrong, and what is allowed.
+        why: String,
+    },
+    /// Another consumer has the name.
+    #[error("the name {name:?} is that of a consumer of {owner} that is not the same in every field")]
+    ConsumerExists {
+        /// The name.
+        name: String,
+        /// Who made the one that has it.
+        owner: String,
+    },
+    /// There are too many consumers.
+    #[error("there are {0} consumers, which is the limit; delete one that nobody uses")]
+    ConsumerLimit(usize),
+    /// There is no such consumer.
+    #[error("there is no consumer {0:?}")]
+    ConsumerMissing(String),
+    /// The consumer belongs to somebody else.
+    #[error("the consumer {name:?} belongs to {owner}, and {caller} asked")]
+    ConsumerOwned {
+        /// The name.
+        name: String,
+        /// Who made it.
+        owner: String,
+        /// Who asked.
+        caller: String,
+    },
+    /// The folder named for a repair holds no copy of this log.
+    #[error("from {0}")]
+    CopyInvalid(String),
+    /// The copy does not hold what is damaged, or not as it was.
+    #[error("the copy does not fit: {0}")]
+    CopyUnfit(String),
     /// The log could not be read.
     #[error("the log could not be read: {0}")]
     Read(String),
+    /// A redaction is malformed, or names what cannot be erased.
+    #[error("{field} {why}; nothing was erased")]
+    Redaction {
+        /// The field.
+        field: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// No key that may has signed a redaction.
+    #[error("no key of halt/keys that may release has signed the redaction; sign it with: mirror bus redact")]
+    Unsigned,
+    /// The log was ended.
+    #[error("the log was sealed by event {seq} and takes no more events; see docs/errors/BUS_SEALED.md")]
+    Sealed {
+        /// Sequence of the event that sealed it.
+        seq: u64,
+    },
+    /// A seal is malformed, or for another log.
+    #[error("{field} {why}; nothing was sealed")]
+    Unconfirmed {
+        /// The field.
+        field: &'static str,
+        /// What is wrong.
+        why: String,
+    },
 }
 
 impl Classify for BusError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Event { .. } | Self::Reserved(_) | Self::Batch(_) | Self::Filter { .. } => Kind::Invalid,
-            Self::Owned { .. } => Kind::Denied,
-            Self::Reused { .. } => Kind::Exists,
-            Self::Expectation { .. } => Kind::Conflict,
+            Self::Event { .. }
+            | Self::CopyInvalid(_)
+            | Self::Reserved(_)
+            | Self::Batch(_)
+            | Self::Filter { .. }
+            | Self::Redaction { .. }
+            | Self::Unconfirmed { .. } => Kind::Invalid,
+            Self::Owned { .. } | Self::Unsigned => Kind::Denied,
+            Self::Sealed { .. } => Kind::Precondition,
+            Self::Consumer { .. } => Kind::Invalid,
+            Self::ConsumerOwned { .. } => Kind::Denied,
+            Self::ConsumerLimit(_) => Kind::Exhausted,
+            Self::ConsumerMissing(_) => Kind::NotFound,
+            Self::Reused { .. } | Self::ConsumerExists { .. } => Kind::Exists,
+            Self::Expectation { .. } | Self::CopyUnfit(_) => Kind::Conflict,
             Self::QueueFull | Self::DiskReserve { .. } => Kind::Exhausted,
             Self::OutcomeUnknown | Self::Damaged(_) => Kind::Corrupt,
             Self::Missing(_) => Kind::NotFound,
@@ -151,17 +236,34 @@ impl Classify for BusError {
             Self::Position { .. } => "BUS_POSITION_OUT_OF_RANGE",
             Self::Filter { .. } => "BUS_FILTER_INVALID",
             Self::Read(_) => "BUS_READ_FAILED",
+            Self::CopyInvalid(_) => "BUS_COPY_INVALID",
+            Self::CopyUnfit(_) => "BUS_COPY_UNFIT",
+            Self::Consumer { .. } => "BUS_CONSUMER_INVALID",
+            Self::ConsumerExists { .. } => "BUS_CONSUMER_EXISTS",
+            Self::ConsumerLimit(_) => "BUS_CONSUMER_LIMIT",
+            Self::ConsumerMissing(_) => "BUS_CONSUMER_MISSING",
+            Self::ConsumerOwned { .. } => "BUS_CONSUMER_OWNED",
+            Self::Redaction { .. } => "BUS_REDACTION_INVALID",
+            Self::Unsigned => "BUS_REDACTION_UNSIGNED",
+            Self::Sealed { .. } => "BUS_SEALED",
+            Self::Unconfirmed { .. } => "BUS_SEAL_UNCONFIRMED",
         }
     }
 
     fn details(&self) -> Vec<Detail> {
         match self {
-            Self::Event { field, why } | Self::Filter { field, why } => {
+            Self::Event { field, why } | Self::Filter { field, why } | Self::Consumer { field, why } => {
                 vec![Detail::Field(field.clone(), why.clone())]
             }
+            Self::CopyInvalid(why) => vec![Detail::Field("from".into(), why.clone())],
             Self::Reserved(_) => vec![Detail::Field("subject".into(), self.to_string())],
             Self::Batch(why) => vec![Detail::Field("events".into(), why.clone())],
             Self::Owned { owner, .. } => vec![Detail::Value("owner", owner.clone())],
+            Self::ConsumerExists { name, owner } | Self::ConsumerOwned { name, owner, .. } => {
+                vec![Detail::Resource("consumer", name.clone()), Detail::Value("owner", owner.clone())]
+            }
+            Self::ConsumerLimit(limit) => vec![Detail::Value("limit", limit.to_string())],
+            Self::ConsumerMissing(name) => vec![Detail::Resource("consumer", name.clone())],
             Self::Reused { id, seq, stored, given } => vec![
                 Detail::Resource("event", id.clone()),
                 Detail::Value("seq", seq.to_string()),
@@ -184,7 +286,11 @@ impl Classify for BusError {
                 Detail::Value("oldest", oldest.to_string()),
                 Detail::Value("head", head.to_string()),
             ],
-            Self::OutcomeUnknown | Self::Damaged(_) | Self::Read(_) => Vec::new(),
+            Self::Redaction { field, why } => vec![Detail::Field(field.clone(), why.clone())],
+            Self::Unsigned => vec![Detail::Field("envelope".into(), self.to_string())],
+            Self::Sealed { seq } => vec![Detail::Value("sealed_by", seq.to_string())],
+            Self::Unconfirmed { field, why } => vec![Detail::Field((*field).into(), why.clone())],
+            Self::OutcomeUnknown | Self::Damaged(_) | Self::Read(_) | Self::CopyUnfit(_) => Vec::new(),
         }
     }
 }

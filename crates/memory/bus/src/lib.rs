@@ -7,31 +7,46 @@
 
 mod api;
 mod bus;
+mod cold;
 mod config;
+mod consume;
+mod copy;
 mod disk;
 mod engine;
+mod erase;
 mod error;
 mod event;
+mod forget;
+mod generation;
 mod line;
 mod log;
+mod packed;
 mod payload;
 mod reader;
 mod recover;
+mod redact;
+mod repair;
 mod scan;
+mod seal;
 mod segments;
+mod source;
 mod status;
 mod store;
 mod stream;
+mod survey;
+mod upkeep;
 mod wire;
 mod writer;
 
 #[doc(hidden)]
 pub mod bench;
+#[doc(hidden)]
+pub mod fuzz;
 
 use std::sync::Arc;
 
 use mirror_contract::mirror::bus::v1 as pb;
-use mirror_kit::{Built, Context, Criticality, Decl, Primitive, Refusal, Service, StartError, State};
+use mirror_kit::{Built, Context, Criticality, Decl, Halt, Primitive, Refusal, Service, StartError, State};
 use mirror_types::Subject;
 
 pub use config::Config;
@@ -48,7 +63,7 @@ pub const DECL: Decl = Decl {
     summary: "Keeps the durable, hash-chained event log that all other state is a fold over.",
     primitive: Primitive::Memory,
     tier: 0,
-    serves: &["mirror.bus.v1.BusService"],
+    serves: &["mirror.bus.v1.BusService", "mirror.bus.v1.ConsumerService"],
     subjects: &["bus", "dead"],
     reasons: error::REASONS,
     criticality: Criticality::Vital,
@@ -67,7 +82,7 @@ async fn build(cx: Context) -> Result<Built, StartError> {
 async fn build_on(cx: Context, disk: Arc<dyn Disk>) -> Result<Built, StartError> {
     let config: Config = cx.config()?;
     let (home, origin, clock) = (cx.home().clone(), cx.node().origin.clone(), cx.clock());
-    let fatal = cx.clone();
+    let (fatal, snapshots) = (cx.clone(), Arc::clone(&disk));
     let opened = tokio::task::spawn_blocking(move || {
         let fatal = move |why| fatal.fatal(why);
         Bus::open(&home.bus(), &origin, &config, disk, clock, fatal)
@@ -75,11 +90,26 @@ async fn build_on(cx: Context, disk: Arc<dyn Disk>) -> Result<Built, StartError>
     let opened = opened.await.map_err(|e| StartError::failed("open the log", e))?;
     let (bus, recovery) = opened.map_err(|e| StartError::failed("open the log", e))?;
     let bus = Arc::new(bus);
+    // Before anybody is told of damage, which counts as the first state: calls come in from then on.
+    let around = consume::Surroundings {
+        time: consume::Steady::new(cx.clock()),
+        tasks: cx.tasks().clone(),
+        shutdown: cx.shutdown(),
+        disk: snapshots,
+        dir: cx.home().bus(),
+    };
+    let log = Arc::clone(&bus);
+    let consumers = tokio::task::spawn_blocking(move || consume::Consumers::open(log, around)).await;
+    let consumers = consumers.map_err(|e| StartError::failed("read the consumers", e))?;
+    let consumers = Arc::new(consumers.map_err(|e| StartError::failed("read the consumers", e))?);
     report(&recovery);
     if let Some(damage) = recovery.damage.first() {
         cx.state().set(State::Degraded, damage.describe());
+    } else if let Some(seq) = bus.sealed() {
+        cx.state().set(State::Degraded, sealed(seq));
     }
     cx.tasks().spawn(watch_damage(cx.clone(), Arc::clone(&bus)));
+    cx.tasks().spawn(upkeep::keep(Arc::clone(&bus), cx.shutdown()));
     if let Some(refusals) = cx.refusals() {
         cx.tasks().spawn(record_refusals(cx.clone(), Arc::clone(&bus), refusals));
     }
@@ -89,9 +119,21 @@ async fn build_on(cx: Context, disk: Arc<dyn Disk>) -> Result<Built, StartError>
         tasks: cx.tasks().clone(),
         shutdown: cx.shutdown(),
         clock: cx.clock(),
+        halt: Arc::new(Halt::new(cx.home(), Some(cx.node().key), cx.clock())),
+        state: cx.state().clone(),
     };
+    let consume = consume::ConsumeApi(Arc::clone(&consumers));
+    let consume = pb::consumer_service_server::ConsumerServiceServer::new(consume);
     let server = pb::bus_service_server::BusServiceServer::new(api);
-    Ok(Built::new().serve(server).on_drain(move || bus.close()))
+    Ok(Built::new().serve(server).serve(consume).on_drain(move || {
+        consumers.close();
+        bus.close();
+    }))
+}
+
+/// Returns what is said of a log that was ended.
+pub(crate) fn sealed(seq: u64) -> String {
+    format!("the log was sealed by event {seq} and takes no more events")
 }
 
 /// Says what recovery found; the event about it stands in the log already.
@@ -107,6 +149,7 @@ fn report(recovery: &Recovery) {
 /// Keeps the state in step with damage, found when the log was opened or when somebody reads it.
 async fn watch_damage(cx: Context, bus: Arc<Bus>) {
     let mut changes = bus.segments.watch_damage();
+    let mut damaged = false;
     loop {
         changes.borrow_and_update();
         let damage = bus.segments.damage();
@@ -114,7 +157,14 @@ async fn watch_damage(cx: Context, bus: Arc<Bus>) {
             let why = format!("the log is damaged, appends are refused: {}", first.describe());
             tracing::error!(why, ranges = damage.len(), "the log is damaged");
             cx.state().set(State::Degraded, why);
+        } else if damaged {
+            tracing::info!("the log is whole again, appends are taken");
+            match bus.sealed() {
+                Some(seq) => cx.state().set(State::Degraded, sealed(seq)),
+                None => cx.state().set(State::Serving, ""),
+            }
         }
+        damaged = !damage.is_empty();
         if !matches!(cx.shutdown().or(changes.changed()).await, Some(Ok(()))) {
             return;
         }

@@ -183,6 +183,20 @@ pub(crate) fn d_line(salt: &[u8; 16], payload: &[u8]) -> Vec<u8> {
     out
 }
 
+/// Returns the length of the line that holds a payload of `len` bytes, without its newline.
+pub(crate) fn payload_line(len: usize) -> usize {
+    2 + 9 + len.to_string().len() + 1 + 23 + len
+}
+
+/// Returns the line that takes the place of an erased payload of `len` bytes, without its newline.
+pub(crate) fn x_line(by: u64, len: usize) -> Vec<u8> {
+    let mut out = format!("X 00000000 {by:020}").into_bytes();
+    out.resize(payload_line(len), b'.');
+    let crc = hex8(crc32c::crc32c(&out[11..]));
+    out[2..10].copy_from_slice(&crc);
+    out
+}
+
 /// Why a line is not valid.
 pub(crate) type Flaw = &'static str;
 
@@ -363,9 +377,7 @@ pub(crate) fn read_d(line: &[u8], header: &Header) -> Result<Payload, Flaw> {
 
 fn read_x(line: &[u8], header: &Header) -> Result<Payload, Flaw> {
     let (rest, _) = body(line, b'X')?;
-    let digits = header.len.to_string().len();
-    let expected = 2 + 9 + digits + 1 + 23 + header.len;
-    if line.len() != expected || rest.len() < 20 || rest[20..].iter().any(|b| *b != b'.') {
+    if line.len() != payload_line(header.len) || rest.len() < 20 || rest[20..].iter().any(|b| *b != b'.') {
         return Err("the erased line's form is wrong");
     }
     let text = std::str::from_utf8(&rest[..20]).map_err(|_| "the erased line's form is wrong")?;
@@ -451,17 +463,11 @@ mod tests {
         let (origin, bytes, _) = sample(b"");
         let e_end = bytes.iter().position(|b| *b == b'\n').unwrap();
         let header = read_e(&bytes[..e_end], &origin).unwrap();
-        let d_len = bytes.len() - e_end - 2;
-        let x = |by: u64, len: usize| {
-            let mut line = format!("X 00000000 {by:020}").into_bytes();
-            line.resize(len, b'.');
-            let crc = hex8(crc32c::crc32c(&line[11..]));
-            line[2..10].copy_from_slice(&crc);
-            line
-        };
-        assert_eq!(read_d(&x(50, d_len), &header), Ok(Payload::Redacted { by: 50 }));
-        assert!(read_d(&x(50, d_len + 1), &header).is_err());
-        assert!(read_d(&x(42, d_len), &header).is_err(), "an event cannot erase itself");
+        let erased = x_line(50, 0);
+        assert_eq!(erased.len(), bytes.len() - e_end - 2, "an empty payload has room for it too");
+        assert_eq!(read_d(&erased, &header), Ok(Payload::Redacted { by: 50 }));
+        assert!(read_d(&x_line(50, 1), &header).is_err());
+        assert!(read_d(&x_line(42, 0), &header).is_err(), "an event cannot erase itself");
     }
 
     proptest! {

@@ -12,11 +12,13 @@ use mirror_types::{Hlc, Origin};
 
 use crate::config::Config;
 use crate::disk::{Disk, LogFile, fill};
+use crate::erase::{ending, finish};
 use crate::event::{OWN_ID, Prepared};
-use crate::line::{Content, Place, write_e};
+use crate::line::{Content, Header, Place, write_e};
 use crate::recover::{Torn, cut, last_header, scan, settle};
 use crate::scan::Chain;
-use crate::segments::{Damage, STRIDE, Segment, Segments, list, name};
+use crate::seal;
+use crate::segments::{Damage, OnDisk, STRIDE, Segment, Segments, list, name};
 
 /// Name of the segment that is filled ahead of use.
 const NEXT: &str = "next.fill";
@@ -86,6 +88,7 @@ pub(crate) struct Log {
     batch: Vec<u8>,
     starts: Vec<(u64, usize)>,
     filling: Option<JoinHandle<io::Result<u64>>>,
+    sealed: Option<u64>,
 }
 
 impl Log {
@@ -103,12 +106,15 @@ impl Log {
         for dir in [&dir, &quarantine] {
             mirror_paths::private_dir(dir).map_err(io::Error::other)?;
         }
-        let _ = std::fs::remove_file(dir.join(NEXT));
+        clear_away(disk.as_ref(), &dir)?;
         // A process that was killed may have left a name that only memory holds.
         for dir in [&dir, &bus.join("log"), bus] {
             disk.sync_dir(dir)?;
         }
-        let segments = Arc::new(Segments::new(dir.clone(), origin.clone()));
+        let segments = Arc::new(Segments::new(dir.clone(), origin.clone(), Arc::clone(&disk))?);
+        // Where a change was under way, the sealed segments are read too.
+        let changed = segments.generations.unfinished();
+        let doubtful = |first| segments.generations.is_suspect() || changed.contains(&first);
         let found = list(&dir)?;
         if found.is_empty() {
             let size = config.first_segment();
@@ -117,12 +123,20 @@ impl Log {
             disk.sync_dir(&dir)?;
         }
         let found = if found.is_empty() { list(&dir)? } else { found };
+        let ending = match found.last().filter(|last| !last.packed) {
+            Some(last) => ending(&segments, last.first)?,
+            None => None,
+        };
+        if let Some(ending) = &ending {
+            finish(disk.as_ref(), &segments, &found, ending, seen)?;
+        }
         let mut recovery = Recovery::default();
+        let mut erased = Vec::new();
         let mut chain = Chain::EMPTY;
         let mut end = 0;
         let mut last_write = 0;
         let mut last = None;
-        for (i, (first, size)) in found.iter().enumerate() {
+        for (i, OnDisk { first, size, packed }) in found.iter().enumerate() {
             let segment = segments.add(*first);
             if *first != chain.seq + 1 {
                 let (from, to, why) = if *first > chain.seq {
@@ -134,14 +148,16 @@ impl Log {
                 recovery.damage.push(Damage { first: from, last, segment, offset: 0, why, resume: None });
                 chain = Chain { seq: first - 1, ..Chain::EMPTY };
             }
-            if let Some((next, _)) = found.get(i + 1) {
+            if let Some(OnDisk { first: next, .. }) = found.get(i + 1)
+                && !doubtful(*first)
+            {
                 // A sealed segment is trusted when it ends where the next begins; readers check every line.
                 if let Some(header) = last_header(&segments, *first)?.filter(|h| h.seq + 1 == *next) {
                     chain = Chain { seq: header.seq, leaf: header.leaf, hlc: header.hlc };
                     continue;
                 }
             }
-            let active = i + 1 == found.len();
+            let active = i + 1 == found.len() && !packed;
             if chain.seq > 0 && chain.leaf == [0; 32] {
                 // What stood before is missing, so the first event is taken at its word.
                 if let Ok(Ok(event)) =
@@ -154,7 +170,7 @@ impl Log {
             chain = scanned.chain;
             end = scanned.end;
             last_write = scanned.last_write;
-            if let (Some((next, _)), Some(open)) =
+            if let (Some(OnDisk { first: next, .. }), Some(open)) =
                 (found.get(i + 1), scanned.damage.last_mut().filter(|d| d.last.is_none()))
             {
                 // The next segment begins where this one must have ended.
@@ -162,23 +178,53 @@ impl Log {
                 chain = Chain { seq: next - 1, ..Chain::EMPTY };
             }
             recovery.damage.extend(scanned.damage);
+            erased.extend(scanned.erased);
             recovery.torn = scanned.torn.or(recovery.torn);
-            last = Some((segment, *size));
+            last = Some((segment, *size, *packed));
         }
         for damage in &recovery.damage {
             segments.mark(damage.clone());
         }
+        segments.note_durable(chain.seq);
+        for damage in erased.iter().filter_map(|erased| erased.judge(&segments)) {
+            segments.mark(damage.clone());
+            recovery.damage.push(damage);
+        }
+        recovery.damage.sort_by_key(|damage| damage.first);
         if let Some(torn) = recovery.torn.as_ref().filter(|_| recovery.damage.is_empty()) {
             cut(disk.as_ref(), &segments, torn, &quarantine, wall_ms)?;
         }
         recovery.after = chain.seq;
-        let (segment, size) = last.ok_or_else(|| io::Error::other("the log has no segment"))?;
-        let path = dir.join(name(segment.first));
+        let (mut segment, mut size, packed) =
+            last.ok_or_else(|| io::Error::other("the log has no segment"))?;
+        let mut path = dir.join(name(segment.first));
+        if packed {
+            // What follows a compressed segment is gone, so a new one begins here; but not after damage, whose end is unknown.
+            (end, last_write) = (0, 0);
+            size = make(disk.as_ref(), &dir, config.first_segment())?;
+            path = dir.join(NEXT);
+            if recovery.damage.is_empty() {
+                path = dir.join(name(chain.seq + 1));
+                disk.rename(&dir.join(NEXT), &path)?;
+                disk.sync_dir(&dir)?;
+                segment = segments.add(chain.seq + 1);
+            }
+        }
         let file = disk.open(&path)?;
         if recovery.damage.is_empty() {
             recovery.lost = seen.saturating_sub(chain.seq);
             settle(file.as_ref(), &path, last_write, end)?;
         }
+        let sealed = match ending {
+            Some(ending) => Some(ending.header),
+            // A segment that was begun and not written yet.
+            None => match found.iter().rev().nth(1) {
+                Some(before) if end == 0 && chain.seq > 0 => last_header(&segments, before.first)?,
+                _ => None,
+            },
+        };
+        let is_seal = |last: &Header| last.seq == chain.seq && last.leaf == chain.leaf && seal::is_seal(last);
+        let sealed = sealed.filter(is_seal).map(|last| last.seq);
         let log = Self {
             disk,
             config,
@@ -190,8 +236,15 @@ impl Log {
             batch: Vec::new(),
             starts: Vec::new(),
             filling: None,
+            sealed,
         };
         Ok((log, recovery))
+    }
+
+    /// Takes the segments for settled whose change was under way: what could be finished is.
+    pub(crate) fn rest(&self) -> io::Result<()> {
+        let generations = &self.segments.generations;
+        generations.unfinished().into_iter().try_for_each(|first| generations.finish(first))
     }
 
     pub(crate) fn segments(&self) -> Arc<Segments> {
@@ -200,6 +253,16 @@ impl Log {
 
     pub(crate) fn head(&self) -> Chain {
         self.durable
+    }
+
+    /// Returns the event that sealed the log.
+    pub(crate) fn sealed(&self) -> Option<u64> {
+        self.sealed
+    }
+
+    /// Takes no event after the last one.
+    pub(crate) fn seal(&mut self) {
+        self.sealed = Some(self.durable.seq);
     }
 
     pub(crate) fn dir(&self) -> PathBuf {
@@ -317,6 +380,7 @@ impl Log {
         }
         self.active.len += self.batch.len() as u64;
         self.durable = self.chain;
+        self.segments.note_durable(self.durable.seq);
         self.batch.clear();
         // One very large batch must not hold its memory for ever.
         self.batch.shrink_to(4 << 20);
@@ -338,7 +402,22 @@ impl Drop for Log {
     }
 }
 
-fn is_full(e: &io::Error) -> bool {
+/// Removes what a process left half made, and the compressed form of a segment that still has its plain one.
+fn clear_away(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        let file = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        let twice =
+            file.strip_suffix(".seg.zst").is_some_and(|stem| dir.join(format!("{stem}.seg")).exists());
+        let half = [".seg.tmp", ".seg.zst.tmp"].iter().any(|end| file.ends_with(end));
+        if file == NEXT || half || twice {
+            disk.remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn is_full(e: &io::Error) -> bool {
     matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 

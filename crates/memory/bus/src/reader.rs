@@ -6,9 +6,12 @@ use std::sync::Arc;
 use crate::error::BusError;
 use crate::line::{Header, Payload};
 use crate::payload;
-use crate::recover::rescan;
+use crate::recover::{Erased, rescan};
 use crate::scan::{Event, Lines};
 use crate::segments::{Damage, STRIDE, Segment, Segments};
+
+/// How often an event is sought again that was not where it should be: its segment may be under change.
+const RESCANS: usize = 8;
 
 /// A stored event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +44,8 @@ struct Open {
     segment: Arc<Segment>,
     /// First sequence of the segment after this one, as known when it was opened.
     until: Option<u64>,
+    /// State of all segments when the window was opened.
+    version: u64,
 }
 
 impl Cursor {
@@ -81,15 +86,16 @@ impl Cursor {
             self.open = None;
         }
         let mut fresh = false;
-        let mut rescanned = false;
+        let mut rescans = 0;
         loop {
             let mut open = match self.open.take() {
                 Some(open) => open,
                 None => {
                     fresh = true;
-                    match self.seek() {
-                        Err(e) if e.kind() == io::ErrorKind::NotFound && !rescanned => {
-                            rescanned = true;
+                    // Before the file is, so that a change meanwhile is not missed.
+                    match self.seek(self.segments.generations.version()) {
+                        Err(e) if e.kind() == io::ErrorKind::NotFound && rescans < RESCANS => {
+                            rescans += 1;
                             self.lost_segment(head);
                             if let Some(damage) = self.segments.damage_at(self.next) {
                                 return Err(BusError::Damaged(damage.describe()));
@@ -101,6 +107,11 @@ impl Cursor {
                 }
             };
             let event = open.lines.event(&self.segments.origin).map_err(failed)?;
+            if self.segments.generations.version() != open.version {
+                // A payload that was read ahead may be erased by now, or the file another one.
+                fresh = false;
+                continue;
+            }
             if let Ok(event) = &event
                 && event.header.seq <= self.next
                 && event.header.seq.is_multiple_of(STRIDE)
@@ -111,6 +122,10 @@ impl Cursor {
             let result = match event {
                 Ok(event) if event.header.seq < self.next => None,
                 Ok(event) if event.header.seq == self.next => {
+                    if let Payload::Redacted { by } = event.payload {
+                        let (segment, offset) = (open.segment.first, event.offset);
+                        self.judge(Erased { seq: self.next, by, segment, offset })?;
+                    }
                     Some(want(&event.header).then(|| record(&event)))
                 }
                 _ if !fresh => {
@@ -124,8 +139,8 @@ impl Cursor {
                     }
                     continue;
                 }
-                _ if !rescanned => {
-                    rescanned = true;
+                _ if rescans < RESCANS => {
+                    rescans += 1;
                     let (segment, next) = (Arc::clone(&open.segment), open.until);
                     if rescan(&self.segments, &segment, next, head).map_err(failed)? {
                         tracing::error!(segment = segment.first, "the log is damaged; appends are refused");
@@ -144,6 +159,16 @@ impl Cursor {
         }
     }
 
+    /// Makes sure that an erased payload was erased by a redaction that names it.
+    fn judge(&self, erased: Erased) -> Result<(), BusError> {
+        let Some(damage) = erased.judge(&self.segments) else { return Ok(()) };
+        let error = BusError::Damaged(damage.describe());
+        if self.segments.mark(damage) {
+            tracing::error!(seq = erased.seq, "the log is damaged; appends are refused");
+        }
+        Err(error)
+    }
+
     /// Records that the file of the segment that holds the next event is gone.
     fn lost_segment(&self, head: u64) {
         let Some((segment, until)) = self.segments.of(self.next) else { return };
@@ -156,12 +181,12 @@ impl Cursor {
         }
     }
 
-    fn seek(&self) -> io::Result<Open> {
+    fn seek(&self, version: u64) -> io::Result<Open> {
         let (segment, until) =
             self.segments.of(self.next).ok_or_else(|| io::Error::other("no segment holds it"))?;
         let (_, offset) = segment.seek(self.next);
         let lines = Lines::new(self.segments.open(&segment)?, offset).small();
-        Ok(Open { lines, segment, until })
+        Ok(Open { lines, segment, until, version })
     }
 }
 

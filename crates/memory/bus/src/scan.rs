@@ -1,21 +1,20 @@
 //! Reading a segment from its bytes: bounds before the CRC, the CRC before the chain.
 
-use std::fs::File;
 use std::io;
 
 use mirror_seal::Hash;
 use mirror_types::{Hlc, Origin};
 
-use crate::disk::read_at;
 use crate::line::{D_LIMIT, E_LIMIT, Flaw, Header, Payload, read_d, read_e};
+use crate::source::Source;
 
 /// How much is read at once.
 const CHUNK: usize = 256 << 10;
 
-/// A window over a file that gives out lines.
+/// A window over a segment that gives out lines.
 #[derive(Debug)]
 pub(crate) struct Lines {
-    file: File,
+    source: Source,
     buf: Vec<u8>,
     start: usize,
     base: u64,
@@ -24,8 +23,8 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
-    pub(crate) fn new(file: File, offset: u64) -> Self {
-        Self { file, buf: Vec::new(), start: 0, base: offset, end: false, chunk: CHUNK }
+    pub(crate) fn new(source: impl Into<Source>, offset: u64) -> Self {
+        Self { source: source.into(), buf: Vec::new(), start: 0, base: offset, end: false, chunk: CHUNK }
     }
 
     /// Begins with small pieces, for the few events at the head of a live tail.
@@ -48,6 +47,11 @@ impl Lines {
         self.base + self.start as u64
     }
 
+    /// Returns what is wrong with the file under the next event, as far as it was read.
+    pub(crate) fn flaw(&self) -> Option<Flaw> {
+        self.source.flaw(self.offset(), self.offset() + (E_LIMIT + D_LIMIT) as u64)
+    }
+
     fn more(&mut self) -> io::Result<bool> {
         if self.end {
             return Ok(false);
@@ -57,7 +61,7 @@ impl Lines {
         self.start = 0;
         let len = self.buf.len();
         self.buf.resize(len + self.chunk, 0);
-        let n = read_at(&self.file, &mut self.buf[len..], self.base + len as u64)?;
+        let n = self.source.read_at(&mut self.buf[len..], self.base + len as u64)?;
         self.buf.truncate(len + n);
         self.end = n < self.chunk;
         self.chunk = (self.chunk * 2).min(CHUNK);

@@ -1,12 +1,18 @@
 //! The segments of a log, as its readers know them: which there are, what is durable, and where events stand.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use mirror_types::Origin;
 use tokio::sync::watch;
+
+use crate::disk::Disk;
+use crate::generation::Generations;
+use crate::redact::Redactions;
+use crate::source::Source;
 
 /// One in so many events has its offset remembered.
 pub(crate) const STRIDE: u64 = 64;
@@ -16,20 +22,44 @@ pub(crate) fn name(first: u64) -> String {
     format!("{first:020}.seg")
 }
 
-/// Returns the segments of a folder, by first sequence, with their sizes.
-pub(crate) fn list(dir: &Path) -> io::Result<Vec<(u64, u64)>> {
+/// Returns a compressed segment's file name.
+pub(crate) fn packed_name(first: u64) -> String {
+    format!("{first:020}.seg.zst")
+}
+
+/// A segment in a folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OnDisk {
+    pub(crate) first: u64,
+    /// Bytes of the file.
+    pub(crate) size: u64,
+    pub(crate) packed: bool,
+}
+
+/// Returns the segments of a folder, by first sequence; of two files of one segment the plain one counts.
+pub(crate) fn list(dir: &Path) -> io::Result<Vec<OnDisk>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let file = entry.file_name();
-        let Some(stem) = file.to_str().and_then(|n| n.strip_suffix(".seg")) else { continue };
+        let Some(file) = file.to_str() else { continue };
+        let plain = file.strip_suffix(".seg").map(|stem| (stem, false));
+        let Some((stem, packed)) = plain.or(file.strip_suffix(".seg.zst").map(|stem| (stem, true))) else {
+            continue;
+        };
         if stem.len() == 20
             && let Ok(first) = stem.parse()
         {
-            found.push((first, entry.metadata()?.len()));
+            let size = match entry.metadata() {
+                // Its other form has taken its place.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                other => other?.len(),
+            };
+            found.push(OnDisk { first, size, packed });
         }
     }
-    found.sort_unstable();
+    found.sort_unstable_by_key(|segment| (segment.first, segment.packed));
+    found.dedup_by_key(|segment| segment.first);
     Ok(found)
 }
 
@@ -86,6 +116,11 @@ impl Segment {
         }
     }
 
+    /// Forgets all places, since the file was made anew.
+    pub(crate) fn forget(&self) {
+        *self.offsets.lock().unwrap_or_else(PoisonError::into_inner) = vec![(self.first, 0)];
+    }
+
     /// Returns the last known place that is not after an event.
     pub(crate) fn seek(&self, seq: u64) -> (u64, u64) {
         let offsets = self.offsets.lock().unwrap_or_else(PoisonError::into_inner);
@@ -102,18 +137,59 @@ pub(crate) struct Segments {
     list: RwLock<Vec<Arc<Segment>>>,
     damage: RwLock<Vec<Damage>>,
     damaged: watch::Sender<usize>,
+    /// How many segments there are, so that somebody can wait for the next to be sealed.
+    counted: watch::Sender<usize>,
+    pub(crate) generations: Generations,
+    pub(crate) redactions: Redactions,
+    /// Last durable event, for whoever judges what an event names.
+    durable: AtomicU64,
 }
 
 impl Segments {
-    pub(crate) fn new(dir: PathBuf, origin: Origin) -> Self {
-        Self { dir, origin, list: RwLock::default(), damage: RwLock::default(), damaged: watch::channel(0).0 }
+    pub(crate) fn new(dir: PathBuf, origin: Origin, disk: Arc<dyn Disk>) -> io::Result<Self> {
+        let generations = Generations::open(&dir, disk)?;
+        let (damaged, counted) = (watch::channel(0).0, watch::channel(0).0);
+        let (list, damage) = (RwLock::default(), RwLock::default());
+        let (redactions, durable) = (Redactions::default(), AtomicU64::new(0));
+        Ok(Self { dir, origin, list, damage, damaged, counted, generations, redactions, durable })
+    }
+
+    /// Returns the last durable event.
+    pub(crate) fn durable(&self) -> u64 {
+        self.durable.load(Ordering::Acquire)
+    }
+
+    /// Notes the last durable event.
+    pub(crate) fn note_durable(&self, seq: u64) {
+        self.durable.store(seq, Ordering::Release);
+    }
+
+    /// Returns the segments of somebody else's log, which is only read.
+    pub(crate) fn foreign(dir: PathBuf, origin: Origin) -> Self {
+        let generations = Generations::none(&dir);
+        let (damaged, counted) = (watch::channel(0).0, watch::channel(0).0);
+        let (redactions, durable) = (Redactions::default(), AtomicU64::new(0));
+        let (list, damage) = (RwLock::default(), RwLock::default());
+        Self { dir, origin, list, damage, damaged, counted, generations, redactions, durable }
     }
 
     pub(crate) fn add(&self, first: u64) -> Arc<Segment> {
         let mut list = self.list.write().unwrap_or_else(PoisonError::into_inner);
         let segment = Arc::new(Segment::new(first));
-        list.push(Arc::clone(&segment));
+        let at = list.partition_point(|s| s.first < first);
+        list.insert(at, Arc::clone(&segment));
+        self.counted.send_replace(list.len());
         segment
+    }
+
+    /// Returns how many segments there are, and tells when there is another one.
+    pub(crate) fn watch_count(&self) -> watch::Receiver<usize> {
+        self.counted.subscribe()
+    }
+
+    /// Returns the first sequences of all segments, in order.
+    pub(crate) fn firsts(&self) -> Vec<u64> {
+        self.list.read().unwrap_or_else(PoisonError::into_inner).iter().map(|s| s.first).collect()
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -133,8 +209,27 @@ impl Segments {
         Some((Arc::clone(segment), list.get(at).map(|s| s.first)))
     }
 
-    pub(crate) fn open(&self, segment: &Segment) -> io::Result<File> {
-        File::open(self.dir.join(name(segment.first)))
+    pub(crate) fn open(&self, segment: &Segment) -> io::Result<Source> {
+        self.source(segment.first)
+    }
+
+    /// Opens a segment in the form that it has now.
+    pub(crate) fn source(&self, first: u64) -> io::Result<Source> {
+        match Source::plain(&self.dir.join(name(first))) {
+            // It is removed only after its compressed form is there.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                Source::packed(&self.dir.join(packed_name(first)))
+            }
+            other => other,
+        }
+    }
+
+    /// Opens a segment, of which as much is read as can be.
+    pub(crate) fn salvage(&self, first: u64) -> io::Result<Source> {
+        match self.source(first)? {
+            Source::Plain(file) => Ok(Source::Plain(file)),
+            Source::Packed(packed) => packed.salvage().map(|packed| Source::Packed(Box::new(packed))),
+        }
     }
 
     /// Records damage; returns whether it is news.
@@ -147,6 +242,13 @@ impl Segments {
             self.damaged.send_replace(all.len());
         }
         news
+    }
+
+    /// Takes this for all that is damaged.
+    pub(crate) fn set_damage(&self, damage: Vec<Damage>) {
+        let count = damage.len();
+        *self.damage.write().unwrap_or_else(PoisonError::into_inner) = damage;
+        self.damaged.send_replace(count);
     }
 
     /// Returns how many ranges are damaged, and tells when another one is found.

@@ -19,13 +19,16 @@ impl Bus {
             Writer::Poisoned
         } else if !damage.is_empty() {
             Writer::Damaged
+        } else if gauges.sealed.load(Relaxed) > 0 {
+            Writer::Sealed
         } else if free < reserve {
             Writer::DiskReserve
         } else {
             Writer::Open
         };
         let sizes = list(&self.segments.dir).unwrap_or_default();
-        let sealed: u64 = sizes.iter().rev().skip(1).map(|(_, size)| size).sum();
+        let sealed: u64 = sizes.iter().rev().skip(1).map(|segment| segment.size).sum();
+        let compressed = sizes.iter().filter(|segment| segment.packed).count();
         let mut text = damage.first().map(crate::segments::Damage::describe).unwrap_or_default();
         if damage.len() > 1 {
             text.push_str(&format!("; and {} more ranges", damage.len() - 1));
@@ -46,6 +49,8 @@ impl Bus {
             syncs: gauges.syncs.load(Relaxed),
             clock_suspect: gauges.clock_suspect.load(Relaxed),
             queued: self.writer.queued(),
+            compressed_segments: u32::try_from(compressed).unwrap_or(u32::MAX),
+            redacted: self.index.erased(),
         }
     }
 }

@@ -5,13 +5,14 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use mirror_types::Subject;
 
 /// Version of the index's form; another one is rebuilt.
-const FOLD: u64 = 1;
+const FOLD: u64 = 2;
 
 const META: &[u8] = b"m";
 
@@ -28,6 +29,8 @@ pub(crate) struct Entry {
     pub(crate) seq: u64,
     pub(crate) key: Option<[u8; 16]>,
     pub(crate) subject: Subject,
+    /// The events that it erased, where it is a redaction.
+    pub(crate) erased: Box<[u64]>,
 }
 
 /// Why the index cannot be used.
@@ -115,6 +118,9 @@ impl Store {
             if let Some(key) = &entry.key {
                 batch.insert(&id_key(key), &entry.seq.to_be_bytes());
             }
+            for erased in &entry.erased {
+                batch.insert(&erased_key(*erased), &entry.seq.to_be_bytes());
+            }
             subjects.insert(entry.subject.as_str(), entry.seq);
         }
         for (subject, seq) in subjects {
@@ -132,6 +138,12 @@ impl Store {
 fn id_key(key: &[u8; 16]) -> [u8; 17] {
     let mut full = [b'i'; 17];
     full[1..].copy_from_slice(key);
+    full
+}
+
+fn erased_key(seq: u64) -> [u8; 9] {
+    let mut full = [b'r'; 9];
+    full[1..].copy_from_slice(&seq.to_be_bytes());
     full
 }
 
@@ -161,6 +173,8 @@ pub(crate) struct Index {
     changed: Condvar,
     limit: u64,
     dir: PathBuf,
+    /// Payloads that were erased.
+    erased: AtomicU64,
     /// Ends the process.
     fatal: Fatal,
 }
@@ -177,12 +191,15 @@ impl std::fmt::Debug for Index {
 impl Index {
     pub(crate) fn new(store: &Store, limit: u64, fatal: Fatal) -> Self {
         let pending = Pending { upto: store.upto, head: store.upto, ..Pending::default() };
+        // It was opened a moment ago; what it cannot count now it cannot answer later, and is rebuilt then.
+        let erased = store.db.range(&b"r"[..]..&b"s"[..]).count() as u64;
         Self {
             db: store.db.clone(),
             pending: Mutex::new(pending),
             changed: Condvar::new(),
             limit: limit.max(1),
             dir: store.dir.clone(),
+            erased: AtomicU64::new(erased),
             fatal,
         }
     }
@@ -215,12 +232,50 @@ impl Index {
         (self.fatal)(format!("the index is damaged and will be rebuilt: {error}"));
     }
 
+    /// Marks the index as one to be built anew and ends the process, which answers first.
+    pub(crate) fn rebuild(&self) -> std::io::Result<()> {
+        mirror_paths::write_atomic(&self.dir.join(BROKEN), b"")?;
+        self.end("the index is to be built anew");
+        Ok(())
+    }
+
+    /// Ends the process after its answers are sent; it starts again into recovery.
+    pub(crate) fn end(&self, why: &str) {
+        (self.fatal)(why.to_owned());
+    }
+
+    /// Learns of events that could not be read when the index came by; what it knows of later ones stays.
+    pub(crate) fn fill(&self, entries: &[Entry]) -> Result<(), StoreError> {
+        self.ask(|db| {
+            for entry in entries {
+                if let Some(key) = &entry.key {
+                    db.insert(id_key(key), &entry.seq.to_be_bytes())?;
+                }
+                for erased in &entry.erased {
+                    if db.insert(erased_key(*erased), &entry.seq.to_be_bytes())?.is_none() {
+                        self.erased.fetch_add(1, Relaxed);
+                    }
+                }
+                db.fetch_and_update(subject_key(entry.subject.as_str()), |old| {
+                    let old = old.and_then(|v| v.try_into().ok()).map_or(0, u64::from_be_bytes);
+                    Some(old.max(entry.seq).to_be_bytes().to_vec())
+                })?;
+            }
+            db.flush().map(drop)
+        })
+    }
+
     /// Returns the event with an id. A key is a hash, so the caller compares the ids.
     pub(crate) fn seq_of_id(&self, key: &[u8; 16]) -> Result<Option<u64>, StoreError> {
         if let Some(seq) = self.lock().ids.get(key) {
             return Ok(Some(*seq));
         }
         Ok(sequence(self.ask(|db| db.get(id_key(key)))?))
+    }
+
+    /// Returns how many payloads were erased.
+    pub(crate) fn erased(&self) -> u64 {
+        self.erased.load(Relaxed)
     }
 
     /// Returns the last event of a subject, 0 when there is none.
@@ -279,6 +334,7 @@ impl Index {
             pending = self.changed.wait(pending).unwrap_or_else(PoisonError::into_inner);
         }
         for entry in &entries {
+            self.erased.fetch_add(entry.erased.len() as u64, Relaxed);
             if let Some(key) = entry.key {
                 pending.ids.insert(key, entry.seq);
             }
@@ -366,7 +422,8 @@ mod tests {
     use super::*;
 
     fn entry(seq: u64, id: Option<u8>, subject: &str) -> Entry {
-        Entry { seq, key: id.map(|b| [b; 16]), subject: Subject::parse(subject).unwrap() }
+        let subject = Subject::parse(subject).unwrap();
+        Entry { seq, key: id.map(|b| [b; 16]), subject, erased: Box::default() }
     }
 
     #[test]

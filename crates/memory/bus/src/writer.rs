@@ -11,6 +11,7 @@ use std::time::Duration;
 use mirror_seal::Hash;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
+use crate::erase::Spot;
 use crate::error::BusError;
 use crate::event::Prepared;
 
@@ -51,12 +52,23 @@ pub(crate) struct Outcome {
     pub(crate) error: Option<BusError>,
 }
 
+/// What a group is about besides its events; all but [`Work::Append`] has a write of its own.
+#[derive(Debug)]
+pub(crate) enum Work {
+    Append,
+    /// The log ends with it.
+    Seal,
+    /// Once it is stored, these payloads are overwritten.
+    Erase(Vec<Spot>),
+}
+
 pub(crate) struct Group {
     pub(crate) events: Vec<Prepared>,
     pub(crate) expect: Expect,
     pub(crate) atomic: bool,
     /// The bus's own records may use the disk reserve.
     pub(crate) reserved: bool,
+    pub(crate) work: Work,
     pub(crate) reply: oneshot::Sender<Outcome>,
     _permits: Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)>,
 }
@@ -77,6 +89,8 @@ pub(crate) struct Gauges {
     pub(crate) reserve_bytes: AtomicU64,
     pub(crate) active_bytes: AtomicU64,
     pub(crate) poisoned: AtomicBool,
+    /// Position of the event that sealed the log; 0 while it is open.
+    pub(crate) sealed: AtomicU64,
     pub(crate) clock_suspect: AtomicBool,
 }
 
@@ -133,7 +147,7 @@ impl Writer {
         let (n, units) = size(&events);
         let slots = Arc::clone(&self.events).try_acquire_many_owned(n).map_err(|_| BusError::QueueFull)?;
         let bytes = Arc::clone(&self.units).try_acquire_many_owned(units).map_err(|_| BusError::QueueFull)?;
-        Ok(self.enqueue(events, expect, atomic, false, Some((slots, bytes))))
+        Ok(self.enqueue(events, expect, atomic, None, Some((slots, bytes))))
     }
 
     /// Hands a group to the writer, waiting for a place.
@@ -143,12 +157,22 @@ impl Writer {
         let bytes = Arc::clone(&self.units).acquire_many_owned(units).await;
         // The semaphores are never closed.
         let permits = slots.ok().zip(bytes.ok());
-        self.enqueue(events, expect, false, false, permits)
+        self.enqueue(events, expect, false, None, permits)
     }
 
     /// Hands over a record of the bus itself.
     pub(crate) fn record(&self, event: Prepared) -> oneshot::Receiver<Outcome> {
-        self.enqueue(vec![event], Expect::Nothing, true, true, None)
+        self.work(event, Work::Append)
+    }
+
+    /// Hands over a record of the bus itself, and what is to be done with it.
+    pub(crate) fn work(&self, event: Prepared, work: Work) -> oneshot::Receiver<Outcome> {
+        self.enqueue(vec![event], Expect::Nothing, true, Some(work), None)
+    }
+
+    /// Hands over records of the bus itself that are written together.
+    pub(crate) fn record_all(&self, events: Vec<Prepared>) -> oneshot::Receiver<Outcome> {
+        self.enqueue(events, Expect::Nothing, true, Some(Work::Append), None)
     }
 
     fn enqueue(
@@ -156,13 +180,23 @@ impl Writer {
         events: Vec<Prepared>,
         expect: Expect,
         atomic: bool,
-        reserved: bool,
+        own: Option<Work>,
         permits: Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)>,
     ) -> oneshot::Receiver<Outcome> {
         let (reply, receiver) = oneshot::channel();
+        let reserved = own.is_some();
+        let work = own.unwrap_or(Work::Append);
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if !queue.stop {
-            queue.groups.push_back(Group { events, expect, atomic, reserved, reply, _permits: permits });
+            queue.groups.push_back(Group {
+                events,
+                expect,
+                atomic,
+                reserved,
+                work,
+                reply,
+                _permits: permits,
+            });
             self.waiting.store(queue.groups.len(), Ordering::Release);
             let asleep = queue.asleep;
             drop(queue);
@@ -214,10 +248,14 @@ impl Writer {
         let mut bytes = 0;
         while let Some(group) = queue.groups.front() {
             bytes += group.events.iter().map(Prepared::cost).sum::<usize>();
-            if !groups.is_empty() && bytes > BATCH_BYTES {
+            let alone = !matches!(group.work, Work::Append);
+            if !groups.is_empty() && (bytes > BATCH_BYTES || alone) {
                 break;
             }
             groups.extend(queue.groups.pop_front());
+            if alone {
+                break;
+            }
         }
         self.waiting.store(queue.groups.len(), Ordering::Release);
         Some(groups)

@@ -3,6 +3,7 @@
 //! It refuses text from payloads that are erased, withheld or labelled private: such an event counts, and says nothing.
 //! Invariant: a fact depends on its event alone, and every text in it is clean and bounded.
 
+use bytes::Bytes;
 use mirror_contract::mirror::bus::v1::{Event, PayloadState, PayloadType};
 use serde::{Deserialize, Serialize};
 
@@ -78,8 +79,6 @@ pub(crate) struct Fact {
     pub(crate) when: Moment,
     /// What it was.
     pub(crate) what: What,
-    /// Whether the event says that an older payload was erased.
-    pub(crate) erases: bool,
 }
 
 /// What an event was.
@@ -133,6 +132,8 @@ pub(crate) struct Plain {
     pub(crate) subject: String,
     /// Beginning of its text; empty when it has none.
     pub(crate) text: String,
+    /// Whether its payload was erased.
+    pub(crate) erased: bool,
 }
 
 /// Returns a short digest, by which things are told apart without keeping them.
@@ -153,8 +154,13 @@ pub(crate) fn read(event: &Event) -> Fact {
         },
         None => (Moment::at(wall), plain(event, &event.actor)),
     };
-    let erases = event.subject == "bus.redacted" && event.actor == "svc:bus";
-    Fact { seq: event.seq, when, what, erases }
+    Fact { seq: event.seq, when, what }
+}
+
+/// Returns what an event tells whose payload counts as erased, even if it is still there.
+pub(crate) fn read_erased(event: &Event) -> Fact {
+    let payload_state = PayloadState::Redacted.into();
+    read(&Event { payload: Bytes::new(), payload_state, ..event.clone() })
 }
 
 fn imported(event: &Event) -> Option<(Vendor, Kind)> {
@@ -232,6 +238,7 @@ fn plain(event: &Event, writer: &str) -> What {
         writer: clean(writer, WRITER_CHARS),
         subject: clean(&event.subject, SUBJECT_CHARS),
         text: text.map(|text| clean(&text, QUOTE_CHARS)).unwrap_or_default(),
+        erased: event.payload_state() == PayloadState::Redacted,
     })
 }
 
@@ -289,10 +296,14 @@ mod tests {
     }
 
     #[test]
-    fn only_the_bus_says_that_something_was_erased() {
-        let mut said = event(1, "bus.redacted", "{}");
-        assert!(!read(&said).erases);
-        said.actor = "svc:bus".into();
-        assert!(read(&said).erases);
+    fn an_erased_payload_says_nothing_even_while_it_is_there() {
+        for event in [event(1, "local.note", r#"{"text":"secret"}"#), import_row(1, "claude", "prompt", "{}")]
+        {
+            let mut gone = event.clone();
+            gone.payload_state = PayloadState::Redacted.into();
+            gone.payload.clear();
+            assert_eq!(read_erased(&event), read(&gone));
+            assert!(matches!(read_erased(&event).what, What::Plain(plain) if plain.erased));
+        }
     }
 }

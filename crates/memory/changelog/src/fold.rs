@@ -9,14 +9,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use mirror_client::follow::Place;
 use mirror_contract::mirror::bus::v1::Event;
+use mirror_kit::fold::Erased;
 
-use crate::fact::{Fact, read};
+use crate::fact::{Fact, read, read_erased};
 use crate::moment::day_text;
 use crate::page::{DAY_ENTRIES, Day, Entry};
 
 /// Version of the rules; a snapshot made under others is not used.
-pub const FOLD: u32 = 1;
+pub const FOLD: u32 = 2;
 /// Most days of which entries are kept apart.
 pub const DAYS: usize = 400;
 /// Most entries that are kept apart, over all days.
@@ -53,9 +55,7 @@ pub struct Page {
 pub struct Fold {
     upto: u64,
     leaf: String,
-    /// Erasures recorded up to here were in force when the first event was read.
-    clean_to: u64,
-    stale: bool,
+    erased: Erased,
     days: BTreeMap<i32, Arc<Day>>,
     /// Newest day that is closed.
     closed_to: Option<i32>,
@@ -65,14 +65,14 @@ pub struct Fold {
 }
 
 impl Fold {
-    /// Returns the fold of no event, made while the log had `head` events.
-    pub fn new(head: u64) -> Self {
-        Self { clean_to: head, ..Self::default() }
+    /// Returns the fold of no event, to which these payloads are erased.
+    pub fn new(erased: Erased) -> Self {
+        Self { erased, ..Self::default() }
     }
 
     /// Returns a fold as it was kept.
-    pub(crate) fn restore(upto: u64, leaf: String, clean_to: u64, days: Vec<Day>) -> Self {
-        let mut fold = Self { upto, leaf, clean_to, ..Self::default() };
+    pub(crate) fn restore(place: Place, erased: Erased, days: Vec<Day>) -> Self {
+        let mut fold = Self { upto: place.upto, leaf: place.leaf, erased, ..Self::default() };
         for day in days {
             let size = day.size();
             fold.open += usize::from(!day.closed);
@@ -94,14 +94,9 @@ impl Fold {
         &self.leaf
     }
 
-    /// Returns the position up to which erasures were in force when the first event was read.
-    pub(crate) fn clean_to(&self) -> u64 {
-        self.clean_to
-    }
-
-    /// Returns whether a payload was erased after the fold had read it: then only a new fold is right.
-    pub fn is_stale(&self) -> bool {
-        self.stale
+    /// Returns the payloads that count as erased.
+    pub fn erased(&self) -> &Erased {
+        &self.erased
     }
 
     /// Returns the days, oldest first.
@@ -109,20 +104,23 @@ impl Fold {
         self.days.values()
     }
 
-    /// Adds an event; one that it has already is left out.
-    pub fn apply(&mut self, event: &Event) {
-        self.take(read(event), &event.leaf);
+    /// Adds an event; one that it has already is left out. As [`Self::take`] returns.
+    pub fn apply(&mut self, event: &Event) -> bool {
+        self.take(event, read(event))
     }
 
-    /// Adds what was read from an event.
-    pub(crate) fn take(&mut self, fact: Fact, leaf: &str) {
+    /// Adds what was read from an event; returns false when a payload was erased after the fold had read it.
+    ///
+    /// Then only a new fold is right, to which [`Self::erased`] is erased.
+    pub(crate) fn take(&mut self, event: &Event, fact: Fact) -> bool {
         if fact.seq <= self.upto {
-            return;
+            return true;
         }
+        let fact = if self.erased.is(event) { read_erased(event) } else { fact };
+        let is_right = !self.erased.learn(event);
         let seq = fact.seq;
         self.upto = seq;
-        leaf.clone_into(&mut self.leaf);
-        self.stale |= fact.erases && seq > self.clean_to;
+        event.leaf.clone_into(&mut self.leaf);
         let number = fact.when.day;
         let day = self.days.entry(number).or_insert_with(|| {
             // A day among the closed ones is born closed, so that the closed days are always the oldest.
@@ -134,6 +132,7 @@ impl Fold {
         self.entries += grown.entries;
         self.marks += grown.marks;
         self.shrink(seq);
+        is_right
     }
 
     fn shrink(&mut self, seq: u64) {

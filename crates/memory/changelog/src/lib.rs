@@ -22,10 +22,14 @@ mod tests;
 mod text;
 mod wire;
 
+#[doc(hidden)]
+pub use wire::fuzz_wire;
+
 use std::sync::Arc;
 
 use mirror_contract::mirror::bus::v1::bus_service_client::BusServiceClient;
 use mirror_contract::mirror::changelog::v1::changelog_service_server::ChangelogServiceServer;
+use mirror_kit::fold::{self as folds, FOLD_SERVICE};
 use mirror_kit::{Away, Built, Context, Decl, Need, Primitive, Service, StartError};
 
 pub use error::Error;
@@ -39,7 +43,7 @@ pub const DECL: Decl = Decl {
     primitive: Primitive::Memory,
     tier: 1,
     needs: &[Need { service: "bus", away: Away::Degrade }],
-    serves: &["mirror.changelog.v1.ChangelogService"],
+    serves: &["mirror.changelog.v1.ChangelogService", FOLD_SERVICE],
     reasons: error::REASONS,
     memory_mb: 4,
     ..Decl::DEFAULT
@@ -50,37 +54,28 @@ pub static SERVICE: Service = Service { decl: &DECL, build: |context| Box::pin(b
 
 async fn build(context: Context) -> Result<Built, StartError> {
     let (bus, _) = context.client("bus")?;
-    let store = store::Store::new(context.state_dir()?, context.node().origin.as_str());
+    let store = store::Store::new(&context.state_dir()?, context.node().origin.as_str());
     let loading = store.clone();
-    let loaded = tokio::task::spawn_blocking(move || loading.load())
+    let fold = tokio::task::spawn_blocking(move || loading.load())
         .await
-        .map_err(|e| StartError::failed("load the snapshot", e))?
         .map_err(|e| StartError::failed("load the snapshot", e))?;
-    let fold = match loaded {
-        store::Loaded::Fold(fold) => *fold,
-        store::Loaded::Missing => Fold::default(),
-        store::Loaded::Aside(why) => {
-            tracing::warn!(why, "the snapshot is set aside, and the pages are made again");
-            Fold::default()
-        }
-    };
     let shelf = Arc::new(reader::Shelf::new(fold));
     let reader = reader::Reader::new(context.clone(), bus.clone(), Arc::clone(&shelf), store.clone());
     context.tasks().spawn(reader.run());
     let api = api::Api {
         shelf: Arc::clone(&shelf),
-        bus: BusServiceClient::new(bus),
+        bus: BusServiceClient::new(bus.clone()),
         clock: context.clock(),
         shutdown: context.shutdown(),
     };
-    let built = Built::new().serve(ChangelogServiceServer::new(api));
+    let standing = Arc::new(reader::Standing { shelf: Arc::clone(&shelf), store: store.clone() });
+    let built = Built::new()
+        .serve(ChangelogServiceServer::new(api))
+        .serve(folds::server(&context, bus, standing));
     Ok(built.on_drain(move || {
         let fold = shelf.fold();
-        if fold.upto() > 0
-            && !fold.is_stale()
-            && let Err(e) = store.save(&fold)
-        {
-            tracing::warn!(error = %e, "cannot write the last snapshot");
+        if fold.upto() > 0 {
+            store.save(&fold);
         }
     }))
 }

@@ -233,6 +233,8 @@ struct Group {
     subject: String,
     extent: Extent,
     quotes: Vec<String>,
+    /// How many of its events have a payload that was erased.
+    erased: u64,
 }
 
 impl Group {
@@ -241,7 +243,10 @@ impl Group {
     }
 
     fn text(&self) -> String {
-        let head = format!("{} ×{}", self.subject, self.extent.events);
+        let mut head = format!("{} ×{}", self.subject, self.extent.events);
+        if self.erased > 0 {
+            head = format!("{head} ({} erased)", self.erased);
+        }
         if self.quotes.is_empty() {
             return head;
         }
@@ -364,13 +369,15 @@ impl Day {
             Ok(at) => (at, 0),
             Err(at) if self.has_room() => {
                 let Plain { writer, subject, .. } = plain.clone();
-                self.groups.insert(at, Group { writer, subject, extent: Extent::NONE, quotes: Vec::new() });
+                let (extent, quotes) = (Extent::NONE, Vec::new());
+                self.groups.insert(at, Group { writer, subject, extent, quotes, erased: 0 });
                 (at, 1)
             }
             Err(_) => return self.add_line(&plain.writer, 0, extent),
         };
         let group = &mut self.groups[at];
         group.extent.add(extent);
+        group.erased += u64::from(plain.erased);
         if !plain.text.is_empty() && group.quotes.len() < QUOTES {
             group.quotes.push(plain.text);
         }

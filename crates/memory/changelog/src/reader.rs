@@ -9,7 +9,8 @@ use std::time::Duration;
 use mirror_client::follow::{Follower, Next, Place};
 use mirror_clock::{Clock, Sleep, due};
 use mirror_contract::mirror::bus::v1 as bus;
-use mirror_contract::mirror::bus::v1::bus_service_client::BusServiceClient;
+use mirror_contract::mirror::fold::v1::Copy;
+use mirror_kit::fold::reached;
 use mirror_kit::{Channel, Context, State};
 use tokio::sync::watch;
 
@@ -38,6 +39,33 @@ pub(crate) struct Shelf {
     progress: watch::Sender<Progress>,
 }
 
+/// What the changelog says about itself as a fold.
+#[derive(Debug)]
+pub(crate) struct Standing {
+    pub(crate) shelf: Arc<Shelf>,
+    pub(crate) store: Store,
+}
+
+#[tonic::async_trait]
+impl mirror_kit::fold::Fold for Standing {
+    fn upto(&self) -> u64 {
+        self.shelf.progress.borrow().upto
+    }
+
+    fn snapshot(&self) -> u64 {
+        self.store.upto()
+    }
+
+    async fn reached(&self, redaction: u64) {
+        // After an erasure the pages begin anew, so that they only come here once the text is gone from all copies.
+        let _ = self.shelf.progress().wait_for(|now| now.upto >= redaction).await.is_ok();
+    }
+
+    fn copies(&self, _: u64, events: &[u64]) -> Vec<Copy> {
+        events.iter().map(|seq| reached(*seq, "the pages of the changelog and their snapshot")).collect()
+    }
+}
+
 impl Shelf {
     pub(crate) fn new(fold: Fold) -> Self {
         let progress = watch::channel(Progress { upto: fold.upto(), life: 0 }).0;
@@ -54,18 +82,17 @@ impl Shelf {
         self.progress.subscribe()
     }
 
-    /// Adds events; when one says that a payload was erased, begins anew instead and returns false.
+    /// Adds events; when one says that a payload was erased which they may quote, begins anew instead and returns false.
     fn add(&self, events: &[bus::Event]) -> bool {
         // Payloads are read before the lock is taken: that is the part that takes time.
         let facts: Vec<_> = events.iter().map(read).collect();
         let mut fold = self.fold.lock().unwrap_or_else(PoisonError::into_inner);
         for (fact, event) in facts.into_iter().zip(events) {
-            fold.take(fact, &event.leaf);
-        }
-        if fold.is_stale() {
-            let clean_to = fold.upto();
-            self.replace(&mut fold, Fold::new(clean_to));
-            return false;
+            if !fold.take(event, fact) {
+                let erased = fold.erased().clone();
+                self.replace(&mut fold, Fold::new(erased));
+                return false;
+            }
         }
         let upto = fold.upto();
         self.progress.send_if_modified(|now| std::mem::replace(&mut now.upto, upto) != upto);
@@ -91,7 +118,6 @@ pub(crate) struct Reader {
     pub(crate) shelf: Arc<Shelf>,
     pub(crate) store: Store,
     follower: Follower,
-    bus: BusServiceClient<Channel>,
     clock: Arc<dyn Clock>,
     /// Events since the last snapshot.
     unsaved: u64,
@@ -104,8 +130,7 @@ impl Reader {
         let fold = shelf.fold();
         let place = Place { upto: fold.upto(), seq: fold.upto(), leaf: fold.leaf().to_owned() };
         Self {
-            follower: Follower::new(bus.clone(), place),
-            bus: BusServiceClient::new(bus),
+            follower: Follower::new(bus, place),
             clock: context.clock(),
             context,
             shelf,
@@ -130,7 +155,7 @@ impl Reader {
                 next = self.follower.next() => next,
             };
             match next {
-                Next::Open => self.opened().await,
+                Next::Open => self.found(),
                 Next::Batch(events) => self.batch(events).await,
                 Next::Away(why) => self.lost(&why),
                 Next::Elsewhere => {
@@ -143,21 +168,6 @@ impl Reader {
                     self.shelf.reset();
                     self.restart();
                 }
-            }
-        }
-    }
-
-    async fn opened(&mut self) {
-        self.found();
-        if self.shelf.fold().upto() > 0 {
-            return;
-        }
-        // The erasures recorded by now are in force for a fold that begins now.
-        if let Ok(status) = self.bus.get_status(bus::GetStatusRequest {}).await {
-            let head = status.get_ref().head;
-            let mut fold = self.shelf.fold.lock().unwrap_or_else(PoisonError::into_inner);
-            if fold.upto() == 0 && fold.clean_to() < head {
-                *fold = Fold::new(head);
             }
         }
     }
@@ -214,10 +224,8 @@ impl Reader {
         self.unsaved = 0;
         self.quiet = None;
         let (store, fold) = (self.store.clone(), self.shelf.fold());
-        match tokio::task::spawn_blocking(move || store.save(&fold)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(e)) => tracing::warn!(error = %e, "cannot write the snapshot"),
-            Err(e) => self.context.fatal(format!("the snapshot failed: {e}")),
+        if let Err(e) = tokio::task::spawn_blocking(move || store.save(&fold)).await {
+            self.context.fatal(format!("the snapshot failed: {e}"));
         }
     }
 }
@@ -225,21 +233,28 @@ impl Reader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::event;
+    use crate::testing::{erasure, event};
 
     #[test]
     fn an_erased_text_is_gone_with_the_event_that_says_so() {
-        let shelf = Shelf::new(Fold::default());
-        assert!(shelf.add(&[event(1, "local.note", r#"{"text":"secret"}"#)]));
-        let mut erasure = event(2, "bus.redacted", "{}");
-        erasure.actor = "svc:bus".to_owned();
-        assert!(!shelf.add(&[erasure.clone()]));
-        assert_eq!(*shelf.progress().borrow(), Progress { upto: 0, life: 1 });
-        assert_eq!(shelf.fold(), Fold::new(2));
+        let secret = event(1, "local.note", r#"{"text":"secret"}"#);
+        let mut gone = event(1, "local.note", "");
+        gone.payload_state = bus::PayloadState::Redacted.into();
+        let folded = |first: &bus::Event| {
+            let shelf = Shelf::new(Fold::default());
+            assert!(shelf.add(std::slice::from_ref(&secret)));
+            assert!(!shelf.add(&[erasure(2, &[1])]));
+            assert_eq!(*shelf.progress().borrow(), Progress { upto: 0, life: 1 });
+            assert!(shelf.add(&[first.clone(), erasure(2, &[1])]), "the second reading knows of the erasure");
+            assert_eq!(*shelf.progress().borrow(), Progress { upto: 2, life: 1 });
+            shelf.fold()
+        };
+        let after = folded(&gone);
+        assert_eq!(folded(&secret), after, "the payload was still there when it was read again");
+        assert!(!format!("{after:?}").contains("secret"));
 
-        let mut erased = event(1, "local.note", "");
-        erased.payload_state = bus::PayloadState::Redacted.into();
-        assert!(shelf.add(&[erased, erasure]), "the second reading knows of the erasure");
-        assert_eq!(*shelf.progress().borrow(), Progress { upto: 2, life: 1 });
+        let late = Shelf::new(Fold::default());
+        assert!(late.add(&[gone, erasure(2, &[1])]), "what was read as erased needs no new beginning");
+        assert_eq!(late.fold(), after);
     }
 }

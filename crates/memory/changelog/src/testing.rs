@@ -20,6 +20,13 @@ pub(crate) fn event(seq: u64, subject: &str, payload: &str) -> Event {
     }
 }
 
+/// Returns an event of the bus that erases payloads.
+pub(crate) fn erasure(seq: u64, events: &[u64]) -> Event {
+    let mut event = event(seq, "bus.redacted", &format!(r#"{{"v":1,"envelope":{{}},"events":{events:?}}}"#));
+    event.actor = "svc:bus".to_owned();
+    event
+}
+
 /// Returns a row of session "s" of the day before, at noon.
 pub(crate) fn import_row(seq: u64, vendor: &str, kind: &str, row: &str) -> Event {
     row_of(seq, vendor, kind, "\"session\":\"s\",\"at\":\"2026-02-11T12:00:00Z\"", row)

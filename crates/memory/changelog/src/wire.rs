@@ -87,6 +87,14 @@ pub(crate) fn answer(pages: impl Iterator<Item = Page>, upto: u64) -> pb::GetCha
     pb::GetChangelogResponse { days, upto }
 }
 
+/// Runs every check of a request on bytes that nobody wrote, for fuzzing.
+#[doc(hidden)]
+pub fn fuzz_wire(bytes: &[u8]) {
+    if let Some(request) = mirror_contract::decode::<pb::GetChangelogRequest>(bytes) {
+        let _ = Query::try_from(request);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

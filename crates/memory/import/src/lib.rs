@@ -26,6 +26,9 @@ mod view;
 mod walk;
 mod wire;
 
+#[doc(hidden)]
+pub use wire::fuzz_wire;
+
 use std::sync::Arc;
 
 use mirror_contract::mirror::blobs::v1::blobs_service_client::BlobsServiceClient;

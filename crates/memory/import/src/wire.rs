@@ -79,6 +79,14 @@ pub(crate) fn progress(progress: pb::Progress) -> pb::RunImportResponse {
     pb::RunImportResponse { message: Some(pb::run_import_response::Message::Progress(progress)) }
 }
 
+/// Runs every check of a request on bytes that nobody wrote, for fuzzing.
+#[doc(hidden)]
+pub fn fuzz_wire(bytes: &[u8]) {
+    if let Some(request) = mirror_contract::decode::<pb::RunImportRequest>(bytes) {
+        let _ = Order::try_from(request);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use mirror_errors::Classify as _;

@@ -46,6 +46,9 @@ mod tests;
 mod when;
 mod wire;
 
+#[doc(hidden)]
+pub use wire::fuzz_wire;
+
 use std::time::Duration;
 
 use mirror_contract::mirror::bus::v1::bus_service_client::BusServiceClient;
@@ -75,7 +78,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 async fn build(cx: Context) -> Result<Built, StartError> {
     let config = cx.config::<config::Config>()?.checked()?;
     let (channel, _) = cx.client("bus")?;
-    let store = store::Store::new(cx.state_dir()?, cx.node().origin.as_str());
+    let store = store::Store::new(&cx.state_dir()?, cx.node().origin.as_str());
     let mut recovery = recover::Recovery::begin(cx.clone(), store.clone(), channel.clone())?;
     let health = desk::Health::new(cx.state().clone());
     let (mut keeper, desk) = desk::Keeper::new(cx.clone(), store.clone(), health.clone());

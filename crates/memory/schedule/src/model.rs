@@ -48,8 +48,8 @@ struct World {
     tz: TimeZone,
     schedule: Schedule,
     books: Books,
-    /// What the disk holds: the marks, and the books of that moment.
-    disk: Option<(Vec<u8>, Books)>,
+    /// What the disk holds: the place of the marks, the marks, and the books of that moment.
+    disk: Option<(Place, Vec<u8>, Books)>,
     log: Vec<Arc<Posted>>,
     lives: u64,
     /// What workers hold, by the pid of the worker.
@@ -97,8 +97,8 @@ impl World {
         let now = self.now();
         self.lives += 1;
         match self.disk.clone() {
-            Some((bytes, books)) => {
-                let marks: Marks = serde_json::from_slice(&bytes).unwrap();
+            Some((stood, bytes, books)) => {
+                let marks: Marks = serde_json::from_slice::<Marks>(&bytes).unwrap().at(stood);
                 let stood = usize::try_from(marks.place().seq).unwrap();
                 let later: Vec<String> = self.log[stood..].iter().map(|posted| posted.id.clone()).collect();
                 assert!(marks.lay_over(&mut folded, &later), "the marks belong to this log");
@@ -126,9 +126,10 @@ impl World {
     }
 
     fn save(&mut self) {
-        let bytes = serde_json::to_vec(&Marks::of(&self.schedule)).unwrap();
+        let marks = Marks::of(&self.schedule);
+        let bytes = serde_json::to_vec(&marks).unwrap();
         self.schedule.dirty = false;
-        self.disk = Some((bytes, self.books.clone()));
+        self.disk = Some((marks.place(), bytes, self.books.clone()));
     }
 
     /// Makes a change as the desk does, with a crash before or after the write now and then. Returns nothing then.

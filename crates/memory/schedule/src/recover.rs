@@ -35,9 +35,8 @@ pub(crate) struct Recovery {
 impl Recovery {
     /// Reads the files.
     pub(crate) fn begin(cx: Context, store: Store, bus: Channel) -> Result<Self, StartError> {
-        let failed = |e| StartError::failed("read the state", e);
-        let marks = store.load_marks().map_err(failed)?;
-        let mut folded = store.load_snapshot().map_err(failed)?;
+        let marks = store.load_marks().map_err(|e| StartError::failed("read the state", e))?;
+        let mut folded = store.load_snapshot();
         let stood = marks.as_ref().map(Marks::place);
         if stood.as_ref().is_some_and(|stood| folded.place.seq > stood.seq) {
             folded = Schedule::default();

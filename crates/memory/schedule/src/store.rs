@@ -4,40 +4,35 @@
 //! Invariant: a file that is damaged, of another log, or of another version is set aside and never half believed.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use mirror_client::follow::Place;
-use mirror_paths::absent_is_fine;
-use serde::de::DeserializeOwned;
+use mirror_kit::{SnapshotFile, SnapshotForm};
 use serde::{Deserialize, Serialize};
 
 use crate::entry::Entry;
 use crate::job::{Mark, Posted};
 use crate::schedule::Schedule;
 
-/// Version of the files; raised when the same events give another schedule.
-const FOLD: u32 = 1;
-
-const MARKS: &str = "marks.json";
-const SNAPSHOT: &str = "snapshot.json";
-
-/// Largest file that is read; the largest state takes half of it.
-const FILE_LIMIT: u64 = 64 << 20;
+/// The largest state takes half of the limit.
+const MARKS: SnapshotForm = SnapshotForm { name: "marks.json", fold: 2, limit: 64 << 20 };
+const SNAPSHOT: SnapshotForm = SnapshotForm { name: "snapshot.json", ..MARKS };
 
 /// Where the files lie, and of which log they are.
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
-    dir: PathBuf,
-    origin: String,
+    marks: SnapshotFile,
+    snapshot: SnapshotFile,
 }
 
 /// What must not be forgotten.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Marks {
-    place: Stood,
+    /// The last event that the log had acknowledged.
+    #[serde(skip)]
+    place: Place,
     pub(crate) told_day: u64,
     pub(crate) gone: VecDeque<(String, u64)>,
     pub(crate) marks: BTreeMap<String, Mark>,
@@ -45,47 +40,22 @@ pub(crate) struct Marks {
 }
 
 /// What the log tells up to a place.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Snapshot {
-    place: Stood,
+#[derive(Serialize, Deserialize)]
+struct Told {
     gone: VecDeque<(String, u64)>,
     entries: Vec<Entry>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Stood {
-    seq: u64,
-    leaf: String,
-}
-
-impl Stood {
-    fn of(place: &Place) -> Self {
-        Self { seq: place.seq, leaf: place.leaf.clone() }
-    }
-
-    fn place(self) -> Place {
-        Place { upto: self.seq, seq: self.seq, leaf: self.leaf }
-    }
-}
-
-#[derive(Serialize, Deserialize)]
-struct File<T> {
-    fold: u32,
-    origin: String,
-    #[serde(flatten)]
-    body: T,
-}
-
-#[derive(Deserialize)]
-struct Version {
-    fold: u32,
+/// Returns a place as the files keep it: that of an event.
+fn stood(place: &Place) -> Place {
+    Place { upto: place.seq, ..place.clone() }
 }
 
 impl Marks {
     /// Returns what must not be forgotten of a schedule.
     pub(crate) fn of(schedule: &Schedule) -> Self {
         Self {
-            place: Stood::of(&schedule.place),
+            place: stood(&schedule.place),
             told_day: schedule.told_day,
             gone: schedule.gone.clone(),
             marks: schedule.entries.iter().map(|(name, e)| (name.clone(), e.mark.clone())).collect(),
@@ -93,9 +63,14 @@ impl Marks {
         }
     }
 
+    /// Returns the marks as they stand at a place, which the file keeps beside them.
+    pub(crate) fn at(self, place: Place) -> Self {
+        Self { place, ..self }
+    }
+
     /// Returns the last event that the log had acknowledged.
     pub(crate) fn place(&self) -> Place {
-        self.place.clone().place()
+        self.place.clone()
     }
 
     /// Lays the marks over what the log tells; returns whether both are of the same jobs.
@@ -127,26 +102,28 @@ impl Marks {
 }
 
 impl Store {
-    pub(crate) fn new(dir: PathBuf, origin: &str) -> Self {
-        Self { dir, origin: origin.to_owned() }
+    pub(crate) fn new(dir: &Path, origin: &str) -> Self {
+        let file = |form| SnapshotFile::new(dir, origin, form);
+        Self { marks: file(MARKS), snapshot: file(SNAPSHOT) }
     }
 
     /// Returns the marks that were saved last, unless there are none that can be used.
     pub(crate) fn load_marks(&self) -> io::Result<Option<Marks>> {
-        self.load(MARKS)
+        let loaded = self.marks.read::<Marks>()?.loaded();
+        Ok(loaded.map(|(marks, place)| marks.at(place)))
     }
 
     /// Returns what the log told when the snapshot was saved, or an empty schedule.
-    pub(crate) fn load_snapshot(&self) -> io::Result<Schedule> {
-        let Some(snapshot) = self.load::<Snapshot>(SNAPSHOT)? else { return Ok(Schedule::default()) };
-        let entries = snapshot.entries.into_iter().map(|e| (e.job.name.clone(), Arc::new(e))).collect();
-        let place = snapshot.place.place();
-        Ok(Schedule { entries, gone: snapshot.gone, place, ..Schedule::default() })
+    pub(crate) fn load_snapshot(&self) -> Schedule {
+        let Some((told, place)) = self.snapshot.load::<Told>().loaded() else { return Schedule::default() };
+        let entries = told.entries.into_iter().map(|e| (e.job.name.clone(), Arc::new(e))).collect();
+        Schedule { entries, gone: told.gone, place, ..Schedule::default() }
     }
 
     /// Saves what must not be forgotten; it is on the disk when this returns.
     pub(crate) fn save_marks(&self, schedule: &Schedule) -> io::Result<()> {
-        self.save(MARKS, Marks::of(schedule))
+        let marks = Marks::of(schedule);
+        self.marks.save(|| (marks.place.clone(), marks))
     }
 
     /// Saves what the log tells. While notes are under way to it the last snapshot stays: their rows would come twice.
@@ -155,61 +132,16 @@ impl Store {
             return Ok(());
         }
         let entries = schedule.entries.values().map(|entry| entry.as_ref().clone()).collect();
-        let (place, gone) = (Stood::of(&schedule.place), schedule.gone.clone());
-        self.save(SNAPSHOT, Snapshot { place, gone, entries })
+        let told = Told { gone: schedule.gone.clone(), entries };
+        self.snapshot.save(|| (stood(&schedule.place), told))
     }
 
     /// Moves both files out of the way, to be looked at.
     pub(crate) fn set_aside(&self, why: &str) -> io::Result<()> {
         tracing::warn!(why, "the state is set aside, and made again from the log");
-        for name in [MARKS, SNAPSHOT] {
-            absent_is_fine(fs::rename(self.dir.join(name), aside(&self.dir, name)))?;
-        }
-        Ok(())
+        self.marks.set_aside()?;
+        self.snapshot.set_aside()
     }
-
-    fn save<T: Serialize>(&self, name: &str, body: T) -> io::Result<()> {
-        let text = serde_json::to_string(&File { fold: FOLD, origin: self.origin.clone(), body })?;
-        let digest = blake3::hash(text.as_bytes()).to_hex();
-        mirror_paths::write_atomic(&self.dir.join(name), format!("{digest}\n{text}\n").as_bytes())
-    }
-
-    fn load<T: DeserializeOwned>(&self, name: &str) -> io::Result<Option<T>> {
-        let path = self.dir.join(name);
-        let found = match fs::metadata(&path) {
-            Ok(meta) if meta.len() > FILE_LIMIT => Err("it is too large"),
-            Ok(_) => parse(&fs::read(&path)?, &self.origin),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(e),
-        };
-        match found {
-            Ok(body) => Ok(Some(body)),
-            Err(why) => {
-                tracing::warn!(why, name, "a file of the state is set aside, and made again from the log");
-                fs::rename(&path, aside(&self.dir, name))?;
-                Ok(None)
-            }
-        }
-    }
-}
-
-fn aside(dir: &Path, name: &str) -> PathBuf {
-    dir.join(format!("{name}.bad"))
-}
-
-fn parse<T: DeserializeOwned>(bytes: &[u8], origin: &str) -> Result<T, &'static str> {
-    const DAMAGED: &str = "it is damaged";
-    let text = std::str::from_utf8(bytes).map_err(|_| DAMAGED)?;
-    let (digest, text) = text.trim_end_matches('\n').split_once('\n').ok_or(DAMAGED)?;
-    if blake3::hash(text.as_bytes()).to_hex().as_str() != digest {
-        return Err(DAMAGED);
-    }
-    let version: Version = serde_json::from_str(text).map_err(|_| DAMAGED)?;
-    if version.fold != FOLD {
-        return Err("it was made by another version");
-    }
-    let file: File<T> = serde_json::from_str(text).map_err(|_| DAMAGED)?;
-    if file.origin == origin { Ok(file.body) } else { Err("it was made from another log") }
 }
 
 #[cfg(test)]
@@ -219,7 +151,7 @@ mod tests {
 
     fn fixture() -> (tempfile::TempDir, Store, Schedule) {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::new(dir.path().to_owned(), "0123456789abcdef.1");
+        let store = Store::new(dir.path(), "0123456789abcdef.1");
         let mut schedule = Schedule::default();
         schedule.put(job("a", 60_000), 10, &now(30_000)).unwrap();
         schedule.tick(&now(60_000));
@@ -233,7 +165,7 @@ mod tests {
         assert_eq!(store.load_marks().unwrap(), None);
         store.save_marks(&schedule).unwrap();
         store.save_snapshot(&schedule).unwrap();
-        assert_eq!(store.load_snapshot().unwrap(), Schedule::default(), "a note is under way");
+        assert_eq!(store.load_snapshot(), Schedule::default(), "a note is under way");
         let mut again = Schedule::default();
         assert!(store.load_marks().unwrap().unwrap().lay_over(&mut again, &[]));
         assert_eq!(Marks::of(&again), Marks::of(&schedule));
@@ -243,7 +175,7 @@ mod tests {
         let id = flushed.outbox[0].id.clone();
         flushed.acknowledge(&id, Some(Place { upto: 7, seq: 7, leaf: "ab".into() }));
         store.save_snapshot(&flushed).unwrap();
-        let loaded = store.load_snapshot().unwrap();
+        let loaded = store.load_snapshot();
         assert_eq!(loaded.place.seq, 7);
         assert_eq!(loaded.entries["a"].mark, flushed.entries["a"].mark);
     }
@@ -266,20 +198,13 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_file_is_set_aside() {
+    fn marks_of_another_log_are_set_aside_and_those_that_cannot_be_read_stay() {
         let (dir, store, schedule) = fixture();
         store.save_marks(&schedule).unwrap();
-        let good = fs::read(dir.path().join(MARKS)).unwrap();
-        for at in (0..good.len() - 1).step_by(7) {
-            let mut bad = good.clone();
-            bad[at] ^= 1;
-            fs::write(dir.path().join(MARKS), &bad).unwrap();
-            assert_eq!(store.load_marks().unwrap(), None, "byte {at}");
-            assert_eq!(fs::read(aside(dir.path(), MARKS)).unwrap(), bad);
-            assert!(!dir.path().join(MARKS).exists());
-        }
-        fs::write(dir.path().join(MARKS), &good).unwrap();
-        let other = Store::new(dir.path().to_owned(), "fedcba9876543210.1");
+        let other = Store::new(dir.path(), "fedcba9876543210.1");
         assert_eq!(other.load_marks().unwrap(), None);
+        assert!(store.marks.aside().exists());
+        std::fs::create_dir(store.marks.path()).unwrap();
+        assert!(store.load_marks().is_err() && store.marks.path().exists());
     }
 }

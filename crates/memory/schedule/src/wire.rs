@@ -232,6 +232,20 @@ pub(crate) fn status(entry: &Entry, now: &Now) -> pb::JobStatus {
     }
 }
 
+/// Runs every check of a request on bytes that nobody wrote, for fuzzing.
+#[doc(hidden)]
+pub fn fuzz_wire(bytes: &[u8]) {
+    if let Some(request) = mirror_contract::decode::<pb::PutJobRequest>(bytes) {
+        let _ = job(request.job, "local".to_owned());
+    }
+    if let Some(request) = mirror_contract::decode(bytes) {
+        let _ = to_start(request);
+    }
+    if let Some(request) = mirror_contract::decode(bytes) {
+        let _ = report(request);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

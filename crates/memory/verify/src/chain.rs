@@ -1,9 +1,12 @@
 //! What must hold from event to event: sequence, chain, clock, writes, ids.
 
+use std::sync::Arc;
+
 use crate::Options;
-use crate::erased::Erasures;
+use crate::erased::{By, Erasures, Redaction};
 use crate::findings::{Findings, Place};
 use crate::ids::Ids;
+use crate::keys::Keys;
 use crate::merkle::{Frontier, Hash, hex};
 use crate::read::{Body, Head};
 use crate::report::{FindingKind, OriginReport, Root, Tail};
@@ -28,7 +31,9 @@ pub(crate) struct Chain {
     first: u64,
     tree: Frontier,
     pub(crate) ids: Ids,
-    erasures: Erasures,
+    pub(crate) erasures: Erasures,
+    /// Whose signatures count.
+    pub(crate) keys: Arc<Keys>,
     payload_bytes: u64,
     /// Sizes at which the root is asked for and not yet passed, the smallest last.
     marks: Vec<u64>,
@@ -54,10 +59,42 @@ impl Chain {
             tree: Frontier::default(),
             ids: Ids::new(options.ids),
             erasures: Erasures::default(),
+            keys: Arc::default(),
             payload_bytes: 0,
             marks,
             roots: Vec::new(),
         }
+    }
+
+    /// Asks for the roots at further sizes.
+    pub(crate) fn ask(&mut self, sizes: impl Iterator<Item = u64>) {
+        self.marks.extend(sizes);
+        self.marks.sort_unstable_by(|a, b| b.cmp(a));
+        self.marks.dedup();
+    }
+
+    /// Returns the state as it is, without the ids, which stay.
+    pub(crate) fn mark_here(&mut self) -> Self {
+        self.settle_ids();
+        let ids = std::mem::replace(&mut self.ids, Ids::new(0));
+        let mut here = self.clone();
+        here.ids.compared = ids.compared;
+        self.ids = ids;
+        here
+    }
+
+    /// Goes back to a state that was marked; the ids seen since stay, each with the event that has it.
+    pub(crate) fn go_back(&mut self, mut to: Self) {
+        let compared = to.ids.compared;
+        std::mem::swap(&mut self.ids, &mut to.ids);
+        *self = to;
+        self.ids.compared = compared;
+        self.ids.forget_waiting();
+    }
+
+    /// Reads the payload of a `bus.redacted` event.
+    pub(crate) fn redaction(&self, payload: &[u8]) -> Redaction {
+        Redaction::read(payload, self.origin.as_deref(), self.keys.release.as_deref())
     }
 
     /// Goes on at `seq` after damage that is reported elsewhere.
@@ -105,7 +142,9 @@ impl Chain {
             return false;
         };
         self.rules(place, head);
-        self.erasures.settle(seq, head.is_redaction && own, &mut self.findings);
+        if !head.is_redaction || !own {
+            self.erasures.settle(place, seq, &By::Other, &mut self.findings);
+        }
         self.tree.push(head.leaf);
         self.link = Some(head.leaf);
         self.hlc = Some(head.hlc);
@@ -159,24 +198,60 @@ impl Chain {
             );
             self.findings.add(FindingKind::BadBatch, place, seq, why);
         }
-        if !self.ids.is_new(head.id) {
-            self.findings.add(FindingKind::DuplicateId, place, seq, "an earlier event has the same id");
+        if self.ids.add(head.id, head.seq, place) {
+            self.settle_ids();
         }
     }
 
-    /// Takes what stands after the header of `seq`.
-    pub(crate) fn body(&mut self, place: Place, seq: u64, body: Body, in_place: bool) {
+    fn settle_ids(&mut self) {
+        for (seq, place) in self.ids.settle() {
+            let why = "an earlier event has the same id";
+            self.findings.add(FindingKind::DuplicateId, place, Some((seq, seq)), why);
+        }
+    }
+
+    /// Takes what stands after a header.
+    #[inline]
+    pub(crate) fn body(&mut self, place: Place, head: &Head, body: Body, in_place: bool) {
         match body {
             Body::Data(len) if in_place => self.payload_bytes += len as u64,
-            Body::Erased(by) if in_place => self.erasures.note(place, seq, by, &mut self.findings),
-            Body::Data(_) | Body::Erased(_) => {}
-            Body::Wrong(flaw) => self.findings.add(flaw.kind, place, Some((seq, seq)), flaw.message),
+            Body::Data(_) => {}
+            other => self.odd_body(place, head, other, in_place),
+        }
+    }
+
+    fn odd_body(&mut self, place: Place, head: &Head, body: Body, in_place: bool) {
+        let seq = head.seq;
+        match body {
+            Body::Redaction(len, redaction) if in_place => {
+                self.payload_bytes += len as u64;
+                self.erasures.settle(place, seq, &By::Redaction(&redaction), &mut self.findings);
+            }
+            Body::Erased(by) if in_place => {
+                self.erasures.note(place, (seq, head.leaf, head.is_kept), by, &mut self.findings);
+                self.hidden(place, head);
+            }
+            Body::Data(_) | Body::Redaction(..) | Body::Erased(_) => {}
+            Body::Wrong(flaw) => {
+                self.findings.add(flaw.kind, place, Some((seq, seq)), flaw.message);
+                self.hidden(place, head);
+            }
+        }
+    }
+
+    /// Settles a redaction whose payload is not there.
+    pub(crate) fn hidden(&mut self, place: Place, head: &Head) {
+        if head.is_redaction {
+            self.erasures.settle(place, head.seq, &By::Hidden, &mut self.findings);
         }
     }
 
     /// Ends the log and returns its report.
-    pub(crate) fn finish(mut self, segments: u64, tail: Tail) -> OriginReport {
-        self.erasures.finish(&mut self.findings);
+    ///
+    /// `stands` says whether an event still is as it was read.
+    pub(crate) fn finish(mut self, segments: u64, tail: Tail, stands: impl Fn(u64) -> bool) -> OriginReport {
+        self.settle_ids();
+        self.erasures.finish(&mut self.findings, stands);
         OriginReport {
             origin: self.origin.map(String::from).unwrap_or_default(),
             segments,
@@ -188,6 +263,9 @@ impl Chain {
             roots: self.roots,
             payload_bytes: self.payload_bytes,
             ids_compared: self.ids.compared,
+            compressed: 0,
+            checkpoints: 0,
+            covered: 0,
             redacted: self.erasures.listed,
             redacted_count: self.erasures.proven,
             tail,

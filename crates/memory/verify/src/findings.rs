@@ -7,17 +7,31 @@ const LIMIT: usize = 256;
 /// How many of the last findings are looked at for one to extend: an event can break several rules at once.
 const NEAR: usize = 6;
 
-/// A place in a log: which segment, by its name as a number, and the byte in it.
+/// A place in a log: which segment, by its name as a number, whether it is compressed, and the byte in its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) segment: u64,
+    pub(crate) packed: bool,
     pub(crate) offset: u64,
 }
+
+impl Place {
+    /// Returns the name of the file.
+    pub(crate) fn file(&self) -> String {
+        let name = segment_name(self.segment);
+        if self.packed { name + PACKED } else { name }
+    }
+}
+
+/// What the name of a compressed segment has after that of a plain one.
+pub(crate) const PACKED: &str = ".zst";
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Findings {
     pub(crate) list: Vec<Finding>,
     pub(crate) left_out: u64,
+    /// How often damage was found, listed or not.
+    pub(crate) damage: u64,
 }
 
 impl Findings {
@@ -29,7 +43,7 @@ impl Findings {
         range: Option<(u64, u64)>,
         message: impl Into<String>,
     ) {
-        self.add_named(kind, segment_name(place.segment), place.offset, range, message.into());
+        self.add_named(kind, place.file(), place.offset, range, message.into());
     }
 
     pub(crate) fn add_named(
@@ -40,6 +54,7 @@ impl Findings {
         range: Option<(u64, u64)>,
         message: String,
     ) {
+        self.damage += u64::from(kind.severity() == Severity::Damage);
         if let Some((first, last)) = range {
             let near = self.list.iter_mut().rev().take(NEAR);
             let before = first.checked_sub(1);

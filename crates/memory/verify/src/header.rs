@@ -1,8 +1,6 @@
 //! The header of an event: a strict parser of one JSON object whose every byte is fixed.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-
+use crate::b64;
 use crate::line::{PAYLOAD_LIMIT, decimal};
 use crate::merkle::Hash;
 
@@ -10,6 +8,8 @@ use crate::merkle::Hash;
 pub(crate) const VERSION: u64 = 1;
 
 const LIST_LIMIT: usize = 16;
+
+const LABELS: &str = ",\"labels\":[";
 
 /// How a payload is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,140 +38,215 @@ pub(crate) struct Header<'a> {
     pub(crate) digest: Hash,
 }
 
+/// What is wrong with a header: which key, as the token before its value, and what.
+#[derive(Debug, Clone, Copy)]
+struct Wrong {
+    key: &'static str,
+    what: What,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum What {
+    Missing,
+    Number(u64),
+    Form,
+    Hash,
+    TooLong,
+    TooMany,
+    Item,
+    Unsorted,
+}
+
 impl<'a> Header<'a> {
-    /// Reads a header; an error says which key is wrong.
-    pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, String> {
-        let mut cursor = Cursor { bytes, at: 0 };
-        let version = cursor.number("{\"v\":", 1)?;
-        let origin = cursor.text(",\"o\":\"", 37, is_origin)?;
-        let seq = cursor.number(",\"s\":", 1)?;
-        let batch = cursor.number(",\"b\":", 1)?;
-        let hlc =
-            parse_hlc(cursor.text(",\"t\":\"", 17, |text| parse_hlc(text).is_some())?).unwrap_or_default();
-        cursor.number(",\"w\":", 0)?;
-        let subject = cursor.text(",\"k\":\"", 255, is_subject)?;
-        let id = cursor.text(",\"id\":\"", 128, is_id)?;
-        let prev = cursor.hash(",\"prev\":\"")?;
-        let known = |text: &[u8]| version > VERSION || parse_ty(text) != Ty::Newer;
-        let ty = parse_ty(cursor.text(",\"ty\":\"", 64, known)?);
-        let len = match usize::try_from(cursor.number(",\"dl\":", 0)?) {
-            Ok(len) if len <= PAYLOAD_LIMIT => len,
-            _ => return Err(format!("the header's dl is over the limit of {PAYLOAD_LIMIT} bytes")),
-        };
-        let digest = cursor.hash(",\"dh\":\"")?;
-        cursor.text(",\"actor\":\"", 128, is_actor)?;
-        if cursor.is_at(",\"model\":") {
-            cursor.text(",\"model\":\"", 128, is_model)?;
+    /// Reads a header; an error says which key is wrong. `own` is an origin that is known to be one.
+    #[inline]
+    pub(crate) fn parse(bytes: &'a [u8], own: Option<&str>) -> Result<Self, String> {
+        let mut cursor = Cursor { bytes, rest: bytes };
+        match cursor.header(own.unwrap_or_default().as_bytes()) {
+            Ok(header) => cursor.end(header.version).map(|()| header),
+            Err(wrong) => Err(cursor.describe(wrong)),
         }
-        if cursor.is_at(",\"cause\":") {
-            cursor.list(",\"cause\":[", 64, is_cause)?;
-        }
-        if cursor.is_at(",\"labels\":") {
-            let labels = cursor.list(",\"labels\":[", 64, is_label)?;
-            if !labels.is_sorted_by(|a, b| a < b) {
-                return Err("the header's labels are not sorted and distinct".to_owned());
-            }
-        }
-        cursor.end(version)?;
-        Ok(Self { version, origin, seq, batch, hlc, subject, id, prev, ty, len, digest })
     }
 }
 
 #[derive(Debug)]
 struct Cursor<'a> {
     bytes: &'a [u8],
-    at: usize,
+    /// What is not read yet.
+    rest: &'a [u8],
 }
 
 impl<'a> Cursor<'a> {
     #[inline]
-    fn is_at(&self, token: &str) -> bool {
-        self.bytes[self.at..].starts_with(token.as_bytes())
-    }
-
-    #[inline]
-    fn skip(&mut self, token: &str) -> Result<(), String> {
-        if self.is_at(token) {
-            self.at += token.len();
-            return Ok(());
+    fn header(&mut self, own: &[u8]) -> Result<Header<'a>, Wrong> {
+        let version = self.number("{\"v\":", 1)?;
+        let origin = self.text(",\"o\":\"", 37, |text| text == own || is_origin(text))?;
+        let seq = self.number(",\"s\":", 1)?;
+        let batch = self.number(",\"b\":", 1)?;
+        let hlc = self.hlc(",\"t\":\"")?;
+        self.number(",\"w\":", 0)?;
+        let subject = self.text(",\"k\":\"", 255, is_subject)?;
+        let id = self.class(",\"id\":\"", 128, ID)?;
+        let prev = self.hash(",\"prev\":\"")?;
+        let known = |text: &[u8]| version > VERSION || parse_ty(text) != Ty::Newer;
+        let ty = parse_ty(self.text(",\"ty\":\"", 64, known)?);
+        let len = match usize::try_from(self.number(",\"dl\":", 0)?) {
+            Ok(len) if len <= PAYLOAD_LIMIT => len,
+            _ => return Err(Wrong { key: ",\"dl\":", what: What::TooLong }),
+        };
+        let digest = self.hash(",\"dh\":\"")?;
+        self.text(",\"actor\":\"", 128, is_actor)?;
+        if self.rest != b"}" {
+            self.optional()?;
         }
-        Err(format!("the header has no {token} at byte {}: keys have a fixed order and no spaces", self.at))
+        Ok(Header { version, origin, seq, batch, hlc, subject, id, prev, ty, len, digest })
+    }
+
+    fn optional(&mut self) -> Result<(), Wrong> {
+        if self.is_at(",\"model\":") {
+            self.class(",\"model\":\"", 128, MODEL)?;
+        }
+        if self.is_at(",\"cause\":") {
+            self.list(",\"cause\":[", 64, is_cause)?;
+        }
+        if self.is_at(",\"labels\":") {
+            self.list(LABELS, 64, is_label)?;
+        }
+        Ok(())
     }
 
     #[inline]
-    fn number(&mut self, key: &str, least: u64) -> Result<u64, String> {
+    fn is_at(&self, token: &str) -> bool {
+        self.rest.starts_with(token.as_bytes())
+    }
+
+    #[inline]
+    fn skip(&mut self, token: &'static str) -> Result<(), Wrong> {
+        match self.rest.strip_prefix(token.as_bytes()) {
+            Some(rest) => {
+                self.rest = rest;
+                Ok(())
+            }
+            None => Err(Wrong { key: token, what: What::Missing }),
+        }
+    }
+
+    #[inline]
+    fn number(&mut self, key: &'static str, least: u64) -> Result<u64, Wrong> {
         self.skip(key)?;
-        match decimal(&self.bytes[self.at..]) {
+        match decimal(self.rest) {
             Some((value, rest)) if value >= least => {
-                self.at = self.bytes.len() - rest.len();
+                self.rest = rest;
                 Ok(value)
             }
-            _ => Err(format!("the header's {} is not a whole number from {least}", name(key))),
+            _ => Err(Wrong { key, what: What::Number(least) }),
+        }
+    }
+
+    /// Reads `<12 hex digits>-<4 hex digits>"`.
+    #[inline]
+    fn hlc(&mut self, key: &'static str) -> Result<u64, Wrong> {
+        self.skip(key)?;
+        let value =
+            self.rest.split_first_chunk::<18>().and_then(|(text, rest)| Some((parse_hlc(text)?, rest)));
+        let (value, rest) = value.ok_or(Wrong { key, what: What::Form })?;
+        self.rest = rest;
+        Ok(value)
+    }
+
+    /// Reads one or more characters of a class, up to a quotation mark.
+    #[inline]
+    fn class(&mut self, key: &'static str, limit: usize, class: u8) -> Result<&'a [u8], Wrong> {
+        self.skip(key)?;
+        let end = self.rest.iter().position(|byte| CLASSES[usize::from(*byte)] & class == 0).unwrap_or(0);
+        let (text, rest) = self.rest.split_at(end);
+        match rest.split_first() {
+            Some((b'"', rest)) if (1..=limit).contains(&end) => {
+                self.rest = rest;
+                Ok(text)
+            }
+            _ => Err(Wrong { key, what: What::Form }),
         }
     }
 
     #[inline]
-    fn text(&mut self, key: &str, limit: usize, good: impl Fn(&[u8]) -> bool) -> Result<&'a [u8], String> {
+    fn text(
+        &mut self,
+        key: &'static str,
+        limit: usize,
+        good: impl Fn(&[u8]) -> bool,
+    ) -> Result<&'a [u8], Wrong> {
         self.skip(key)?;
-        let rest = &self.bytes[self.at..];
-        let rest = &rest[..rest.len().min(limit + 1)];
-        match memchr::memchr(b'"', rest) {
-            Some(end) if good(&rest[..end]) => {
-                self.at += end + 1;
-                Ok(&rest[..end])
+        let reach = &self.rest[..self.rest.len().min(limit + 1)];
+        match reach.iter().position(|byte| *byte == b'"') {
+            Some(end) if good(&reach[..end]) => {
+                self.rest = &self.rest[end + 1..];
+                Ok(&reach[..end])
             }
-            _ => Err(format!("the header's {} is not of its form", name(key))),
+            _ => Err(Wrong { key, what: What::Form }),
         }
     }
 
     #[inline]
-    fn hash(&mut self, key: &str) -> Result<Hash, String> {
-        let text = self.text(key, 44, |text| text.len() == 44)?;
-        let mut bytes = [0; 36];
-        match STANDARD.decode_slice(text, &mut bytes) {
-            Ok(32) => {
-                let mut hash = [0; 32];
-                hash.copy_from_slice(&bytes[..32]);
-                Ok(hash)
-            }
-            _ => Err(format!("the header's {} is not 32 bytes of canonical base64", name(key))),
-        }
+    fn hash(&mut self, key: &'static str) -> Result<Hash, Wrong> {
+        self.skip(key)?;
+        let found = self.rest.split_first_chunk::<44>();
+        let found = found.and_then(|(text, rest)| Some((b64::hash(text)?, rest.strip_prefix(b"\"")?)));
+        let (hash, rest) = found.ok_or(Wrong { key, what: What::Hash })?;
+        self.rest = rest;
+        Ok(hash)
     }
 
-    fn list(&mut self, key: &str, limit: usize, good: fn(&[u8]) -> bool) -> Result<Vec<&'a [u8]>, String> {
+    fn list(&mut self, key: &'static str, limit: usize, good: fn(&[u8]) -> bool) -> Result<(), Wrong> {
         self.skip(key)?;
-        let mut items = Vec::with_capacity(LIST_LIMIT);
-        loop {
-            if items.len() == LIST_LIMIT {
-                return Err(format!("the header's {} has over {LIST_LIMIT} items", name(key)));
+        let mut before: &[u8] = b"";
+        for count in 0.. {
+            if count == LIST_LIMIT {
+                return Err(Wrong { key, what: What::TooMany });
             }
-            let Ok(item) = self.text("\"", limit, good) else {
-                return Err(format!(
-                    "the header's {} has an item that is not of its form, or none",
-                    name(key)
-                ));
-            };
-            items.push(item);
-            if self.is_at(",") {
-                self.at += 1;
-            } else {
+            let item = self.text("\"", limit, good).map_err(|_| Wrong { key, what: What::Item })?;
+            if key == LABELS && before >= item {
+                return Err(Wrong { key, what: What::Unsorted });
+            }
+            before = item;
+            if !self.is_at(",\"") {
                 break;
             }
+            self.skip(",")?;
         }
-        self.skip("]")?;
-        Ok(items)
+        self.skip("]")
+    }
+
+    #[cold]
+    fn describe(&self, Wrong { key, what }: Wrong) -> String {
+        let (at, name) = (self.bytes.len() - self.rest.len(), name(key));
+        match what {
+            What::Missing => {
+                format!("the header has no {key} at byte {at}: keys have a fixed order and no spaces")
+            }
+            What::Number(least) => format!("the header's {name} is not a whole number from {least}"),
+            What::Form => format!("the header's {name} is not of its form"),
+            What::Hash => format!("the header's {name} is not 32 bytes of canonical base64"),
+            What::TooLong => format!("the header's {name} is over the limit of {PAYLOAD_LIMIT} bytes"),
+            What::TooMany => format!("the header's {name} has over {LIST_LIMIT} items"),
+            What::Item => format!("the header's {name} has an item that is not of its form, or none"),
+            What::Unsorted => format!("the header's {name} are not sorted and distinct"),
+        }
     }
 
     /// Checks that the object ends here, or, in a newer version, that only further keys follow.
+    #[inline]
     fn end(&self, version: u64) -> Result<(), String> {
-        let rest = &self.bytes[self.at..];
-        if rest == b"}" {
-            return Ok(());
-        }
+        if self.rest == b"}" { Ok(()) } else { self.newer(version) }
+    }
+
+    #[cold]
+    fn newer(&self, version: u64) -> Result<(), String> {
+        let rest = self.rest;
         if version == VERSION {
             return Err(format!(
                 "the header has something at byte {} that version {VERSION} does not know, or a key out of order",
-                self.at
+                self.bytes.len() - rest.len()
             ));
         }
         let object = std::str::from_utf8(self.bytes).ok().filter(|text| {
@@ -190,21 +265,23 @@ fn name(token: &str) -> &str {
     token.split('"').nth(1).unwrap_or(token)
 }
 
-/// Reads `<12 hex digits>-<4 hex digits>`.
-fn parse_hlc(text: &[u8]) -> Option<u64> {
-    if text.len() != 17 || text[12] != b'-' {
-        return None;
-    }
-    let mut value = 0_u64;
-    for digit in text[..12].iter().chain(&text[13..]) {
-        let digit = match digit {
-            b'0'..=b'9' => digit - b'0',
-            b'a'..=b'f' => digit - b'a' + 10,
-            _ => return None,
-        };
+/// Reads `<12 hex digits>-<4 hex digits>"`.
+#[inline]
+fn parse_hlc(text: &[u8; 18]) -> Option<u64> {
+    let (ms, _) = text.split_first_chunk::<12>()?;
+    let count: &[u8; 4] = text[13..17].first_chunk()?;
+    let (mut value, mut bad) = (0_u64, 0);
+    for digit in ms {
+        let digit = HEX[usize::from(*digit)];
+        bad |= digit;
         value = (value << 4) | u64::from(digit);
     }
-    Some(value)
+    for digit in count {
+        let digit = HEX[usize::from(*digit)];
+        bad |= digit;
+        value = (value << 4) | u64::from(digit);
+    }
+    (bad < 16 && text[12] == b'-' && text[17] == b'"').then_some(value)
 }
 
 fn parse_ty(text: &[u8]) -> Ty {
@@ -231,21 +308,71 @@ fn is_cause(text: &[u8]) -> bool {
     is_origin(&text[..slash]) && seq.is_some_and(|(seq, rest)| seq > 0 && rest.is_empty())
 }
 
+/// Classes of characters, a bit each.
+const WORD: u8 = 1;
+const DOT: u8 = 2;
+const ID: u8 = 4;
+const MODEL: u8 = 8;
+
+const CLASSES: [u8; 256] = classes();
+
+const fn classes() -> [u8; 256] {
+    let mut table = [0; 256];
+    let mut byte = 0_u8;
+    loop {
+        let mut class = match byte {
+            b'a'..=b'z' | b'0'..=b'9' => WORD | ID | MODEL,
+            b'A'..=b'Z' | b'_' | b':' => ID | MODEL,
+            b'/' | b'@' => MODEL,
+            _ => 0,
+        };
+        if byte == b'-' {
+            class = WORD | ID | MODEL;
+        }
+        if byte == b'.' {
+            class = DOT | ID | MODEL;
+        }
+        table[byte as usize] = class;
+        if byte == 255 {
+            return table;
+        }
+        byte += 1;
+    }
+}
+
+/// The value of each lower-case hex digit, 0xff for what is none.
+pub(crate) const HEX: [u8; 256] = hex_values();
+
+const fn hex_values() -> [u8; 256] {
+    let mut table = [0xff; 256];
+    let mut i = 0_u8;
+    while i < 16 {
+        let digit = if i < 10 { b'0' + i } else { b'a' - 10 + i };
+        table[digit as usize] = i;
+        i += 1;
+    }
+    table
+}
+
 fn is_word(byte: u8) -> bool {
-    matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-')
+    CLASSES[usize::from(byte)] & WORD != 0
 }
 
 /// Returns how many words of `[a-z0-9-]` are joined by single dots, none when the text is not of that form.
 #[inline]
 fn words(text: &[u8]) -> Option<usize> {
-    let mut count = 0;
-    for word in text.split(|byte| *byte == b'.') {
-        if word.is_empty() || !word.iter().all(|byte| is_word(*byte)) {
+    let (mut count, mut between) = (0, true);
+    for byte in text {
+        if is_word(*byte) {
+            count += usize::from(between);
+            between = false;
+        } else if *byte == b'.' && !between {
+            between = true;
+        } else {
             return None;
         }
-        count += 1;
     }
-    Some(count)
+    (!between).then_some(count)
 }
 
 fn is_subject(text: &[u8]) -> bool {
@@ -256,17 +383,13 @@ fn is_label(text: &[u8]) -> bool {
     words(text).is_some()
 }
 
-fn is_id(text: &[u8]) -> bool {
-    !text.is_empty()
-        && text.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b':' | b'-'))
-}
-
-fn is_model(text: &[u8]) -> bool {
-    let extra = |b: &u8| matches!(b, b'_' | b'.' | b':' | b'/' | b'@' | b'-');
-    !text.is_empty() && text.iter().all(|b| b.is_ascii_alphanumeric() || extra(b))
-}
-
 fn is_actor(text: &[u8]) -> bool {
     let service = |name: &[u8]| !name.is_empty() && name.iter().all(|byte| is_word(*byte));
     text == b"local" || text.strip_prefix(b"svc:").is_some_and(service)
+}
+
+/// Returns whether events of a subject are never erased: folds and proofs of rights are made of them.
+pub(crate) fn is_kept(subject: &[u8]) -> bool {
+    let first = subject.split(|byte| *byte == b'.').next().unwrap_or_default();
+    matches!(first, b"bus" | b"halt" | b"keeper" | b"witness")
 }

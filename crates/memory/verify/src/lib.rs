@@ -9,14 +9,21 @@
 //! on at the next whole E line, so that a report names ranges. What does not fit is read a second time before it is
 //! reported: the log may be growing, or a payload may be erased, while it is read.
 
+mod b64;
 mod chain;
+mod checkpoints;
 mod erased;
 mod findings;
 mod folder;
+mod generations;
 mod header;
 mod ids;
+mod keys;
 mod line;
+mod log;
 mod merkle;
+mod node;
+mod packed;
 mod payload;
 mod read;
 mod report;
@@ -82,6 +89,8 @@ impl Classify for VerifyError {
 
 /// Verifies every log in the `bus/` folder of a home, or the one log of a `log/<origin>` folder.
 ///
+/// Signatures are checked with the public keys of the home, or those in the copy; every checkpoint there is compared.
+///
 /// `progress` is called about once per mebibyte read. Damage is no error: it is in the report. A segment that cannot be
 /// read is a finding, and the others are still verified.
 pub fn verify(bus_dir: &Path, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Report, VerifyError> {
@@ -95,11 +104,24 @@ pub struct Options {
     pub ids: u64,
     /// Sizes at which the root of the tree is reported.
     pub marks: Vec<u64>,
+    /// Whether the checkpoints in the folder are compared.
+    pub checkpoints: bool,
+    /// Further checkpoints to compare, from elsewhere.
+    pub notes: Vec<Note>,
+}
+
+/// A signed checkpoint from elsewhere: a phone, a peer, a piece of paper.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// What findings call it.
+    pub name: String,
+    /// The note.
+    pub text: String,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { ids: ids::LIMIT, marks: Vec::new() }
+        Self { ids: ids::LIMIT, marks: Vec::new(), checkpoints: true, notes: Vec::new() }
     }
 }
 

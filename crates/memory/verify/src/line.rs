@@ -1,8 +1,7 @@
 //! The lines of the log: `E`, `D` and `X`. Bounds come before the CRC, the CRC before everything else.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD_NO_PAD;
-
+use crate::b64;
+use crate::header::HEX;
 use crate::report::FindingKind;
 
 /// Most bytes of a header.
@@ -47,6 +46,7 @@ pub(crate) struct Data<'a> {
 }
 
 /// Reads an E line without its newline and returns the header's bytes.
+#[inline]
 pub(crate) fn event(line: &[u8]) -> Result<&[u8], Flaw> {
     let (crc, body) = frame(line, b'E')?;
     let (len, header) = length(body, HEADER_LIMIT)?;
@@ -56,6 +56,7 @@ pub(crate) fn event(line: &[u8]) -> Result<&[u8], Flaw> {
 }
 
 /// Reads a D line without its newline.
+#[inline]
 pub(crate) fn data(line: &[u8]) -> Result<Data<'_>, Flaw> {
     let (crc, body) = frame(line, b'D')?;
     let (len, rest) = length(body, PAYLOAD_LIMIT)?;
@@ -67,13 +68,10 @@ pub(crate) fn data(line: &[u8]) -> Result<Data<'_>, Flaw> {
     if salt[SALT] != b' ' {
         return Err(Flaw::damage(FindingKind::BadLine, "no space follows the salt of the D line"));
     }
-    let mut bytes = [0; 18];
-    match STANDARD_NO_PAD.decode_slice(&salt[..SALT], &mut bytes) {
-        Ok(16) => {}
-        _ => return Err(Flaw::damage(FindingKind::BadLine, "the salt is not 16 bytes of canonical base64")),
-    }
-    let mut salt = [0; 16];
-    salt.copy_from_slice(&bytes[..16]);
+    let salt = salt.first_chunk::<SALT>().and_then(b64::salt);
+    let Some(salt) = salt else {
+        return Err(Flaw::damage(FindingKind::BadLine, "the salt is not 16 bytes of canonical base64"));
+    };
     // Without an early way out, so that it is done many bytes at a time.
     if payload.iter().fold(false, |found, byte| found | (*byte < b' ')) {
         return Err(Flaw::damage(FindingKind::BadLine, "the payload has a control byte"));
@@ -115,7 +113,12 @@ pub(crate) fn decimal(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let mut value = 0_u64;
     let mut digits = 0;
     while let Some(digit @ b'0'..=b'9') = bytes.get(digits) {
-        value = value.checked_mul(10)?.checked_add(u64::from(digit - b'0'))?;
+        // Nineteen digits always fit.
+        if digits >= 19 {
+            value = value.checked_mul(10)?.checked_add(u64::from(digit - b'0'))?;
+        } else {
+            value = value * 10 + u64::from(digit - b'0');
+        }
         digits += 1;
     }
     if digits == 0 || (bytes[0] == b'0' && digits > 1) {
@@ -135,14 +138,14 @@ fn frame(line: &[u8], tag: u8) -> Result<(u32, &[u8]), Flaw> {
     if front[0] != tag || front[1] != b' ' || front[BODY - 1] != b' ' {
         return Err(bad("does not begin with its letter, a space, eight hex digits and a space"));
     }
-    let mut crc = 0_u32;
+    let (mut crc, mut wrong) = (0_u32, 0);
     for digit in &front[2..BODY - 1] {
-        let value = match digit {
-            b'0'..=b'9' => digit - b'0',
-            b'a'..=b'f' => digit - b'a' + 10,
-            _ => return Err(bad("has a CRC that is not eight lower-case hex digits")),
-        };
+        let value = HEX[usize::from(*digit)];
+        wrong |= value;
         crc = (crc << 4) | u32::from(value);
+    }
+    if wrong > 15 {
+        return Err(bad("has a CRC that is not eight lower-case hex digits"));
     }
     Ok((crc, body))
 }

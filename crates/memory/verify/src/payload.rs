@@ -10,10 +10,13 @@ use crate::line::decimal;
 /// Checks a payload; `scratch` is reused from call to call.
 pub(crate) fn check(ty: Ty, payload: &[u8], scratch: &mut Vec<u8>) -> Result<(), &'static str> {
     let good = match ty {
-        Ty::Json => text(payload).is_some_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok()),
+        Ty::Json => text(payload)
+            .is_some_and(|text| is_plain(text) || serde_json::from_str::<IgnoredAny>(text).is_ok()),
         Ty::Text => {
             let framed = payload.len() >= 2 && payload.starts_with(b"\"") && payload.ends_with(b"\"");
-            framed && text(payload).is_some_and(|text| serde_json::from_str::<String>(text).is_ok())
+            framed
+                && text(payload)
+                    .is_some_and(|text| is_plain(text) || serde_json::from_str::<String>(text).is_ok())
         }
         Ty::Base64 => {
             scratch.clear();
@@ -32,6 +35,12 @@ pub(crate) fn check(ty: Ty, payload: &[u8], scratch: &mut Vec<u8>) -> Result<(),
         Ty::Blob => "the payload of type blob is not {\"blake3\":…,\"bytes\":…,\"type\":…} with a known type",
         Ty::Newer => "the payload is of an unknown type",
     })
+}
+
+/// Returns whether a text is a JSON string without an escape; that it has no control characters was seen before.
+fn is_plain(text: &str) -> bool {
+    let inside = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+    inside.is_some_and(|inside| memchr::memchr2(b'"', b'\\', inside.as_bytes()).is_none())
 }
 
 fn text(payload: &[u8]) -> Option<&str> {

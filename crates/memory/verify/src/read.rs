@@ -5,13 +5,17 @@ use std::io;
 use sha2::{Digest as _, Sha256};
 
 use crate::chain::Chain;
-use crate::header::{Header, Ty, VERSION};
+use crate::erased::Redaction;
+use crate::header::{Header, Ty, VERSION, is_kept};
 use crate::ids::IdKey;
 use crate::line::{self, D_LIMIT, E_LIMIT, Flaw};
 use crate::merkle::{Hash, leaf};
 use crate::payload;
 use crate::report::FindingKind;
 use crate::source::{EVENT_LIMIT, Source};
+
+/// Subject of the events that erase payloads.
+const REDACTED: &[u8] = b"bus.redacted";
 
 /// What the chain needs of a header, free of the bytes it was read from.
 #[derive(Debug, Clone)]
@@ -23,6 +27,8 @@ pub(crate) struct Head {
     pub(crate) batch: u64,
     pub(crate) hlc: u64,
     pub(crate) is_redaction: bool,
+    /// Whether its payload is never erased.
+    pub(crate) is_kept: bool,
     pub(crate) id: IdKey,
     pub(crate) prev: Hash,
     pub(crate) leaf: Hash,
@@ -37,7 +43,8 @@ impl Head {
             seq: header.seq,
             batch: header.batch,
             hlc: header.hlc,
-            is_redaction: header.subject == b"bus.redacted",
+            is_redaction: header.subject == REDACTED,
+            is_kept: is_kept(header.subject),
             id: chain.ids.key(header.id),
             prev: header.prev,
             leaf: leaf(bytes),
@@ -50,6 +57,8 @@ impl Head {
 pub(crate) enum Body {
     /// A payload of so many bytes that is what the header says.
     Data(usize),
+    /// Such a payload that says which payloads are erased.
+    Redaction(usize, Box<Redaction>),
     /// An X line that names this redaction.
     Erased(u64),
     /// A whole line that is not what the header says.
@@ -75,7 +84,10 @@ pub(crate) fn step(
     chain: &Chain,
     scratch: &mut Vec<u8>,
 ) -> io::Result<Step> {
-    let view = source.view(at, EVENT_LIMIT)?;
+    // The window is moved when it does not hold the event, not when it might not.
+    let ends = line_ends(source.view(at, SMALL)?);
+    let view = source.view(at, if ends.is_some() { 0 } else { EVENT_LIMIT })?;
+    let (e_end, d_end) = ends.unzip();
     if view.is_empty() {
         return Ok(Step::End);
     }
@@ -87,30 +99,52 @@ pub(crate) fn step(
         let flaw = Flaw::torn(FindingKind::ContentAfterEnd, why);
         return Ok(Step::Bad { flaw, at, head: None });
     }
-    let (header, bytes, e_len) = match event_line(view) {
+    let (header, bytes, e_len) = match event_line(view, e_end, chain.origin.as_deref()) {
         Ok(found) => found,
         Err(flaw) => return Ok(Step::Bad { flaw, at, head: None }),
     };
     let head = Head::new(&header, bytes, chain);
     let body_at = at + e_len as u64;
-    match body(&header, &view[e_len..], scratch) {
+    match body(&header, &view[e_len..], d_end, chain, scratch) {
         Ok((body, len)) => Ok(Step::Event { head, body, body_at, end: body_at + len as u64 }),
         Err(flaw) => Ok(Step::Bad { flaw, at: body_at, head: Some(head) }),
     }
 }
 
+/// Bytes that most events fit in.
+const SMALL: usize = 2 << 10;
+
+/// Returns the lengths of the first two lines of a view, when both end in it.
+#[inline]
+fn line_ends(view: &[u8]) -> Option<(usize, usize)> {
+    let near = &view[..view.len().min(SMALL)];
+    let first = memchr::memchr(b'\n', near)?;
+    let second = memchr::memchr(b'\n', &near[first + 1..])?;
+    Some((first, second))
+}
+
 const SEALED: &str = "an empty line stands in a sealed segment, which ends after its last event";
 
 /// Reads an E line with its newline; returns the header, its bytes, and the length of the whole.
-fn event_line(view: &[u8]) -> Result<(Header<'_>, &[u8], usize), Flaw> {
-    let line = until_newline(view, E_LIMIT, "E")?;
+fn event_line<'v>(
+    view: &'v [u8],
+    end: Option<usize>,
+    own: Option<&str>,
+) -> Result<(Header<'v>, &'v [u8], usize), Flaw> {
+    let line = until_newline(view, end, E_LIMIT, "E")?;
     let bytes = line::event(line)?;
-    let header = Header::parse(bytes).map_err(|why| Flaw::damage(FindingKind::BadHeader, why))?;
+    let header = Header::parse(bytes, own).map_err(|why| Flaw::damage(FindingKind::BadHeader, why))?;
     Ok((header, bytes, line.len() + 1))
 }
 
 /// Reads the line after an E line; returns what it is and its length with the newline.
-fn body(header: &Header<'_>, view: &[u8], scratch: &mut Vec<u8>) -> Result<(Body, usize), Flaw> {
+fn body(
+    header: &Header<'_>,
+    view: &[u8],
+    end: Option<usize>,
+    chain: &Chain,
+    scratch: &mut Vec<u8>,
+) -> Result<(Body, usize), Flaw> {
     let missing = |what| Flaw::torn(FindingKind::PayloadMissing, what);
     match view.first() {
         None => return Err(missing("the file ends after the E line")),
@@ -118,11 +152,16 @@ fn body(header: &Header<'_>, view: &[u8], scratch: &mut Vec<u8>) -> Result<(Body
         Some(b'E') if view.starts_with(b"E ") => return Err(missing("another E line follows the E line")),
         Some(_) => {}
     }
-    let line = until_newline(view, D_LIMIT, "D or X")?;
+    let line = until_newline(view, end, D_LIMIT, "D or X")?;
     let body = match line[0] {
         b'X' => Body::Erased(line::erased(line, header.len)?),
         _ => match line::data(line) {
-            Ok(data) => matched(header, &data, scratch),
+            Ok(data) => match matched(header, &data, scratch) {
+                Body::Data(len) if header.subject == REDACTED => {
+                    Body::Redaction(len, Box::new(chain.redaction(data.payload)))
+                }
+                body => body,
+            },
             Err(flaw) if flaw.torn => return Err(flaw),
             Err(flaw) => Body::Wrong(flaw),
         },
@@ -147,8 +186,13 @@ fn matched(header: &Header<'_>, data: &line::Data<'_>, scratch: &mut Vec<u8>) ->
     }
 }
 
-/// Returns the line at the front of `view`, without its newline, when it has at most `limit` bytes.
-fn until_newline<'v>(view: &'v [u8], limit: usize, name: &str) -> Result<&'v [u8], Flaw> {
+/// Returns the line at the front of `view`, without its newline, when it has at most `limit` bytes; `end` is its length
+/// where that is known and small.
+#[inline]
+fn until_newline<'v>(view: &'v [u8], end: Option<usize>, limit: usize, name: &str) -> Result<&'v [u8], Flaw> {
+    if let Some(end) = end {
+        return Ok(&view[..end]);
+    }
     let reach = &view[..view.len().min(limit + 1)];
     match memchr::memchr(b'\n', reach) {
         Some(end) => Ok(&view[..end]),
@@ -193,7 +237,7 @@ pub(crate) fn find(
             continue;
         }
         if view.starts_with(b"E ")
-            && let Ok((header, _, len)) = event_line(view)
+            && let Ok((header, _, len)) = event_line(view, None, None)
         {
             let found = Found { offset, seq: header.seq, batch: header.batch, origin: header.origin.into() };
             if wanted(&found) {

@@ -43,8 +43,28 @@ pub enum FindingKind {
     PayloadMissing,
     /// A payload that is not of the type its header declares.
     PayloadForm,
-    /// An X line that names no redaction event, or itself.
+    /// A payload that was erased without a redaction: its X line names no `bus.redacted` event that lists it.
     RedactionUnproven,
+    /// A `bus.redacted` event that no key whose owner may erase has signed.
+    RedactionUnsigned,
+    /// A redaction names an event that still has its payload: the bus erases it when it starts. No damage.
+    RedactionUnfinished,
+    /// The segment is being changed, or a change of it was cut short; the bus ends it. No damage.
+    BeingChanged,
+    /// There are signatures and no list of the keys that could have made them. No damage.
+    SignaturesUnchecked,
+    /// A part of a compressed segment that cannot be decompressed, or a seek table that is not of its frames.
+    BadFrame,
+    /// The file `generations` of a log cannot be understood.
+    BadGenerations,
+    /// A list of public keys that the device key did not sign, or that cannot be understood.
+    BadKeys,
+    /// A checkpoint that cannot be understood, or that no certified key has signed.
+    BadCheckpoint,
+    /// The log ends before a signed checkpoint: it was rolled back to an older copy, or its end was cut off.
+    RolledBack,
+    /// The log has another root than a signed checkpoint: it was rewritten, or it is another branch of the same log.
+    Forked,
     /// The hybrid logical clock does not rise.
     HlcNotRising,
     /// `b` cannot be the first sequence of the write that stored the event.
@@ -71,7 +91,10 @@ impl FindingKind {
     /// Returns how grave findings of this kind are.
     pub fn severity(self) -> Severity {
         match self {
-            Self::NewerVersion => Severity::Notice,
+            Self::NewerVersion
+            | Self::RedactionUnfinished
+            | Self::BeingChanged
+            | Self::SignaturesUnchecked => Severity::Notice,
             _ => Severity::Damage,
         }
     }
@@ -98,7 +121,7 @@ pub struct Finding {
     pub kind: FindingKind,
     /// File name of the segment, or of the file or folder.
     pub segment: String,
-    /// Byte offset in that file.
+    /// Byte offset in that file; in a compressed segment that of the content, as `zstdcat` shows it, but for `bad_frame`.
     pub offset: u64,
     /// First event that is affected, where known.
     pub first_seq: Option<u64>,
@@ -161,6 +184,8 @@ pub struct OriginReport {
     pub origin: String,
     /// How many segments were read.
     pub segments: u64,
+    /// How many of them are compressed.
+    pub compressed: u64,
     /// How many headers stand at their place in the log.
     pub events: u64,
     /// Sequence of the first of them, 0 when there is none.
@@ -178,6 +203,10 @@ pub struct OriginReport {
     pub payload_bytes: u64,
     /// How many ids were compared with all before them: fewer than `events` in a log too long for memory.
     pub ids_compared: u64,
+    /// How many checkpoints the log agrees with.
+    pub checkpoints: u64,
+    /// Up to which event they cover it, 0 when there is none.
+    pub covered: u64,
     /// Payloads lawfully erased, by sequence; at most 1,024 are listed.
     pub redacted: Vec<Redacted>,
     /// How many there are in all.

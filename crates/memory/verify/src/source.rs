@@ -8,7 +8,8 @@ use crate::line::{D_LIMIT, E_LIMIT};
 /// The longest event with its two newlines: the most that must be in the window at once.
 pub(crate) const EVENT_LIMIT: usize = E_LIMIT + D_LIMIT + 2;
 
-const CHUNK: usize = 1 << 20;
+/// Small enough to stay in the cache between being read and being looked at.
+const CHUNK: usize = 256 << 10;
 const WINDOW: usize = CHUNK + EVENT_LIMIT;
 const FILL: [u8; 4096] = [b'\n'; 4096];
 
@@ -16,6 +17,21 @@ const FILL: [u8; 4096] = [b'\n'; 4096];
 pub(crate) trait ReadAt {
     /// Reads into `into` and returns how many bytes, 0 only at the end.
     fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Returns what was found wrong with how the bytes are stored, as far as they were read.
+    fn rifts(&self) -> Vec<Rift> {
+        Vec::new()
+    }
+}
+
+/// A part of a compressed segment that cannot be decompressed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Rift {
+    /// Where it begins in the file.
+    pub(crate) at: u64,
+    /// From where to where the content is in doubt.
+    pub(crate) content: (u64, u64),
+    pub(crate) why: String,
 }
 
 impl ReadAt for File {
@@ -42,6 +58,11 @@ impl<'a> Source<'a> {
     pub(crate) fn forget(&mut self) {
         self.len = 0;
         self.ended = false;
+    }
+
+    /// Returns what was found wrong with how the bytes are stored.
+    pub(crate) fn rifts(&self) -> Vec<Rift> {
+        self.inner.rifts()
     }
 
     /// Returns the bytes from `at`: at least `want` of them, fewer only where the file ends.

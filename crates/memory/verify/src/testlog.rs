@@ -2,10 +2,33 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+use ed25519_dalek::{Signer as _, SigningKey};
 use sha2::{Digest as _, Sha256};
 
-/// The public key of the test node.
-pub(crate) const KEY: [u8; 32] = [7; 32];
+/// The device key of the test node, and the key of its owner.
+pub(crate) fn device() -> SigningKey {
+    SigningKey::from_bytes(&[7; 32])
+}
+
+pub(crate) fn owner() -> SigningKey {
+    SigningKey::from_bytes(&[9; 32])
+}
+
+/// Returns a DSSE envelope as JSON.
+pub(crate) fn envelope(key: &SigningKey, ty: &str, said: &str) -> String {
+    let message = format!("DSSEv1 {} {ty} {} {said}", ty.len(), said.len());
+    let (said, sig) = (STANDARD.encode(said), STANDARD.encode(key.sign(message.as_bytes()).to_bytes()));
+    format!(
+        "{{\"payload\":\"{said}\",\"payloadType\":\"{ty}\",\"signatures\":[{{\"keyid\":\"\",\"sig\":\"{sig}\"}}]}}"
+    )
+}
+
+/// Returns what `halt/keys` says of a node whose owner has one key.
+pub(crate) fn halt_keys() -> String {
+    let key = hex(owner().verifying_key().as_bytes());
+    let said = format!("{{\"keys\":[{{\"kind\":\"recovery\",\"public_key\":\"{key}\"}}]}}");
+    envelope(&device(), "application/vnd.mirrordna.halt-keys.v1+json", &said)
+}
 
 /// Where an event stands in the bytes.
 #[derive(Debug, Clone, Copy)]
@@ -46,7 +69,7 @@ pub(crate) struct Log {
 
 impl Log {
     pub(crate) fn new() -> Self {
-        let print = Sha256::digest(KEY);
+        let print = Sha256::digest(device().verifying_key().as_bytes());
         let origin = format!("{}.1", hex(&print[..8]));
         Self { origin, bytes: Vec::new(), spans: Vec::new(), leaves: Vec::new(), prev: [0; 32] }
     }
@@ -91,6 +114,24 @@ impl Log {
         self.spans.push(Span { seq, batch, start, body, end: self.bytes.len() });
         self.prev = Sha256::new().chain_update([0]).chain_update(header).finalize().into();
         self.leaves.push(self.prev);
+    }
+
+    /// Returns the redaction of some events, signed by the owner.
+    pub(crate) fn redaction(&self, events: &[u64]) -> Draft {
+        self.redaction_by(&owner(), events)
+    }
+
+    pub(crate) fn redaction_by(&self, key: &SigningKey, events: &[u64]) -> Draft {
+        let target = |seq: &u64| {
+            let leaf =
+                seq.checked_sub(1).and_then(|at| self.leaves.get(at as usize)).copied().unwrap_or_default();
+            format!("{{\"seq\":{seq},\"leaf\":\"{}\"}}", hex(&leaf))
+        };
+        let targets = events.iter().map(target).collect::<Vec<_>>().join(",");
+        let said = format!("{{\"v\":1,\"origin\":\"{}\",\"events\":[{targets}],\"at_ms\":1}}", self.origin);
+        let envelope = envelope(key, "application/vnd.mirrordna.redaction.v1+json", &said);
+        let payload = format!("{{\"v\":1,\"envelope\":{envelope},\"events\":{events:?}}}");
+        Draft::new("bus.redacted", "json", payload)
     }
 
     /// Overwrites the payload of `seq` by an X line that names `by`.

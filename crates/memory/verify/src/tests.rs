@@ -6,11 +6,13 @@ mod folders;
 mod good;
 mod grammar;
 mod live;
+mod packed;
+mod redaction;
 
 use std::fs;
 use std::path::PathBuf;
 
-use crate::testlog::{Draft, KEY, Log, hex};
+use crate::testlog::{Draft, Log, device, halt_keys, hex};
 use crate::{FindingKind, OriginReport, Report, Severity, verify};
 
 /// Newlines ahead of the end of an active segment.
@@ -25,10 +27,12 @@ struct Home {
 impl Home {
     fn new(origin: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let key = hex(&KEY);
+        let key = hex(device().verifying_key().as_bytes());
         let node =
             format!("{{\"format\":1,\"origin\":\"{}\",\"public_key\":\"{key}\"}}\n", Log::new().origin);
         fs::write(dir.path().join("node.json"), node).unwrap();
+        fs::create_dir(dir.path().join("halt")).unwrap();
+        fs::write(dir.path().join("halt/keys"), halt_keys()).unwrap();
         let log = dir.path().join("log").join(origin);
         fs::create_dir_all(&log).unwrap();
         Self { dir, log }

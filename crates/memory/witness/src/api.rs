@@ -1,5 +1,7 @@
 //! The gRPC methods: parse, call, render.
 
+use std::sync::Arc;
+
 use mirror_contract::mirror::witness::v1 as pb;
 use mirror_contract::mirror::witness::v1::witness_service_server::WitnessService;
 use mirror_errors::reject;
@@ -9,8 +11,11 @@ use tonic::{Request, Response, Status};
 use crate::error::Error;
 use crate::notary::Call;
 use crate::notes::{Checkpoint, Notes};
+use crate::proofs;
 use crate::scrub::Desk;
+use crate::tree::Tree;
 use crate::wire;
+use crate::witness::Claim;
 
 /// The service.
 #[derive(Debug)]
@@ -19,6 +24,7 @@ pub(crate) struct Api {
     pub(crate) notes: Notes,
     pub(crate) notary: mpsc::Sender<Call>,
     pub(crate) desk: Desk,
+    pub(crate) tree: Arc<Tree>,
 }
 
 impl Api {
@@ -34,6 +40,38 @@ impl Api {
         let listed = tokio::task::spawn_blocking(move || notes.list(before, limit)).await;
         let listed = listed.unwrap_or_else(|e| Err(std::io::Error::other(e)));
         listed.map_err(|e| Error::storage(self.notes.dir(), e))
+    }
+
+    /// Returns what the newest checkpoint says: what every proof leads to.
+    fn signed(&self) -> Result<Claim, Error> {
+        self.latest.borrow().as_ref().map(|newest| newest.claim).ok_or(Error::NoCheckpoint)
+    }
+
+    /// Returns the checkpoint of a tree; empty when none was signed, or another.
+    async fn note(&self, tree: Claim) -> Result<String, Error> {
+        let notes = self.notes.clone();
+        let read = tokio::task::spawn_blocking(move || notes.read(tree.size)).await;
+        let read = read.unwrap_or_else(|e| Err(std::io::Error::other(e)));
+        let found = read.map_err(|e| Error::storage(self.notes.dir(), e))?;
+        Ok(found.filter(|found| found.claim == tree).map(|found| found.note).unwrap_or_default())
+    }
+
+    async fn inclusion(&self, seq: u64, size: u64) -> Result<pb::ProveInclusionResponse, Error> {
+        let signed = self.signed()?;
+        let (seq, size) = proofs::asked_inclusion(seq, size, signed)?;
+        let make = move |tiles: &_| proofs::inclusion(tiles, seq, size, signed);
+        let found = self.tree.prove(signed.size, Some(signed), make).await?;
+        let note = self.note(found.tree).await?;
+        Ok(wire::inclusion(seq, &found, note))
+    }
+
+    async fn growth(&self, from: u64, to: u64) -> Result<pb::ProveConsistencyResponse, Error> {
+        let signed = self.signed()?;
+        let (from, to) = proofs::asked_growth(from, to, signed)?;
+        let make = move |tiles: &_| proofs::growth(tiles, from, to, signed);
+        let found = self.tree.prove(signed.size, Some(signed), make).await?;
+        let notes = [self.note(found.from).await?, self.note(found.to).await?];
+        Ok(wire::growth(&found, notes))
     }
 }
 
@@ -65,6 +103,22 @@ impl WitnessService for Api {
     ) -> Result<Response<pb::RunCheckpointResponse>, Status> {
         let checkpoint = self.checkpoint().await.map_err(reject)?;
         Ok(Response::new(pb::RunCheckpointResponse { checkpoint: Some(checkpoint.into()) }))
+    }
+
+    async fn prove_inclusion(
+        &self,
+        request: Request<pb::ProveInclusionRequest>,
+    ) -> Result<Response<pb::ProveInclusionResponse>, Status> {
+        let pb::ProveInclusionRequest { seq, size } = request.into_inner();
+        Ok(Response::new(self.inclusion(seq, size).await.map_err(reject)?))
+    }
+
+    async fn prove_consistency(
+        &self,
+        request: Request<pb::ProveConsistencyRequest>,
+    ) -> Result<Response<pb::ProveConsistencyResponse>, Status> {
+        let pb::ProveConsistencyRequest { from_size, to_size } = request.into_inner();
+        Ok(Response::new(self.growth(from_size, to_size).await.map_err(reject)?))
     }
 
     async fn get_verification(

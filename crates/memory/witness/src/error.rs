@@ -13,6 +13,7 @@ pub(crate) const REASONS: &[&str] = &[
     "WITNESS_LIMIT_INVALID",
     "WITNESS_NOTE_REFUSED",
     "WITNESS_NO_CHECKPOINT",
+    "WITNESS_RANGE_INVALID",
     "WITNESS_STORAGE",
 ];
 
@@ -35,6 +36,19 @@ pub(crate) enum Error {
     BusAway(String),
     #[error("{0}")]
     Diverged(String),
+    #[error("{field}: {why}")]
+    Range { field: &'static str, why: &'static str },
+    #[error(
+        "there is no checkpoint of {size} events: the newest covers {signed} events; run `mirror checkpoint --now` first"
+    )]
+    NotCovered { size: u64, signed: u64 },
+    #[error("the tiles cannot be made from the log: {0}; see `mirror status`, then ask again")]
+    LogUnread(String),
+    #[error(
+        "no proof of the first {size} events holds, not even after their tiles were made from the log: the log is not \
+         the one that was signed; restore it from a backup or a peer"
+    )]
+    Unproven { size: u64 },
     #[error("cannot read or write {path:?}; mend its permissions or free space on the disk, then ask again")]
     Storage {
         path: PathBuf,
@@ -53,30 +67,36 @@ impl Error {
 impl Classify for Error {
     fn kind(&self) -> Kind {
         match self {
-            Self::Invalid { .. } => Kind::Invalid,
-            Self::NoCheckpoint => Kind::NotFound,
-            Self::KeeperAway(_) | Self::BusAway(_) | Self::Storage { .. } => Kind::Unavailable,
+            Self::Invalid { .. } | Self::Range { .. } => Kind::Invalid,
+            Self::NoCheckpoint | Self::NotCovered { .. } => Kind::NotFound,
+            Self::KeeperAway(_) | Self::BusAway(_) | Self::LogUnread(_) | Self::Storage { .. } => {
+                Kind::Unavailable
+            }
             Self::NoteRefused(_) => Kind::Precondition,
-            Self::Diverged(_) => Kind::Corrupt,
+            Self::Diverged(_) | Self::Unproven { .. } => Kind::Corrupt,
         }
     }
 
     fn reason(&self) -> &'static str {
         match self {
             Self::Invalid { .. } => "WITNESS_LIMIT_INVALID",
-            Self::NoCheckpoint => "WITNESS_NO_CHECKPOINT",
+            Self::Range { .. } => "WITNESS_RANGE_INVALID",
+            Self::NoCheckpoint | Self::NotCovered { .. } => "WITNESS_NO_CHECKPOINT",
             Self::KeeperAway(_) => "WITNESS_KEEPER_AWAY",
             Self::NoteRefused(_) => "WITNESS_NOTE_REFUSED",
-            Self::BusAway(_) => "WITNESS_BUS_AWAY",
-            Self::Diverged(_) => "WITNESS_DIVERGED",
+            Self::BusAway(_) | Self::LogUnread(_) => "WITNESS_BUS_AWAY",
+            Self::Diverged(_) | Self::Unproven { .. } => "WITNESS_DIVERGED",
             Self::Storage { .. } => "WITNESS_STORAGE",
         }
     }
 
     fn details(&self) -> Vec<Detail> {
         match self {
-            Self::Invalid { field, why } => vec![Detail::Field((*field).to_owned(), (*why).to_owned())],
+            Self::Invalid { field, why } | Self::Range { field, why } => {
+                vec![Detail::Field((*field).to_owned(), (*why).to_owned())]
+            }
             Self::NoCheckpoint => vec![Detail::Resource("checkpoint", String::new())],
+            Self::NotCovered { size, .. } => vec![Detail::Resource("checkpoint", size.to_string())],
             _ => Vec::new(),
         }
     }

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use crate::health::{Health, Part};
 use crate::notes::Notes;
 use crate::store::Store;
+use crate::tree::Tree;
 use crate::wire;
 use crate::witness::{Conflict, Fold};
 
@@ -80,6 +81,7 @@ impl Shared {
 pub(crate) struct Reader {
     cx: Context,
     shared: Arc<Shared>,
+    tree: Arc<Tree>,
     store: Store,
     notes: Notes,
     health: Arc<Health>,
@@ -94,9 +96,8 @@ impl Reader {
     pub(crate) fn new(
         cx: Context,
         bus: Channel,
-        shared: Arc<Shared>,
-        store: Store,
-        notes: Notes,
+        (shared, tree): (Arc<Shared>, Arc<Tree>),
+        (store, notes): (Store, Notes),
         health: Arc<Health>,
     ) -> Self {
         let (size, leaf) = {
@@ -105,7 +106,7 @@ impl Reader {
         };
         let follower = Follower::new(bus.clone(), Place { upto: size, seq: size, leaf });
         let bus = BusServiceClient::new(bus);
-        Self { cx, shared, store, notes, health, bus, follower, goal: None, saved: size }
+        Self { cx, shared, tree, store, notes, health, bus, follower, goal: None, saved: size }
     }
 
     /// Runs until the service is to stop.
@@ -136,6 +137,8 @@ impl Reader {
             self.cx.fatal("the bus sent an event whose leaf is no hash");
             return;
         };
+        // Before the fold has them: what the fold says is then in the tree, or on its way into it.
+        self.tree.take(&taken.iter().map(|seen| seen.leaf).collect::<Vec<_>>()).await;
         let size = {
             let mut fold = self.shared.fold();
             taken.into_iter().for_each(|seen| fold.take(seen));
@@ -173,6 +176,7 @@ impl Reader {
             Ok(Err(error)) => return self.cx.fatal(format!("the checkpoints cannot be read: {error}")),
             Err(error) => return self.cx.fatal(format!("reading the checkpoints failed: {error}")),
         };
+        self.tree.restart().await;
         let mut fold = Fold::default();
         fold.hold_against(claims);
         *self.shared.fold() = fold;

@@ -1,9 +1,10 @@
 //! witness: Has the head of the log signed each minute, and verifies the log in the background.
 //!
 //! It follows the bus, keeps the right edge of the log's Merkle tree, has the keeper sign its root, and writes the signed
-//! checkpoints to `bus/checkpoints/`. It tells the bus what the keeper's own log says, and reads the whole log again and
-//! again with the second reader. It refuses to sign a log that differs from what was signed before, and it believes no
-//! signature that does not lead to the device key.
+//! checkpoints to `bus/checkpoints/` and the tree to `bus/tiles/`, from which it proves that an event is in the log and
+//! that the log only grew. It tells the bus what the keeper's own log says, and reads the whole log again and again with
+//! the second reader. It refuses to sign a log that differs from what was signed before, and it believes no signature
+//! that does not lead to the device key.
 //! Invariant: a checkpoint covers only events that are durable, and is durable itself before anybody is told of it.
 
 mod api;
@@ -18,11 +19,17 @@ mod keys;
 mod notary;
 mod notes;
 mod outbox;
+mod proofs;
 mod records;
 mod scrub;
 mod store;
+mod tiles;
+mod tree;
 mod wire;
 mod witness;
+
+#[doc(hidden)]
+pub use wire::fuzz_wire;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,6 +76,8 @@ async fn build(cx: Context) -> Result<Built, StartError> {
     let health = Arc::new(health::Health::new(cx.state().clone()));
     let shared = Arc::new(follow::Shared::new(fold));
     let latest = watch::Sender::new(newest);
+    let tiles = tiles::Tiles::at(&cx.home().bus(), cx.node().origin.as_str());
+    let tree = tree::Tree::new(tiles, notes.clone(), bus.clone(), shared.fold().size());
     let outbox = outbox::open(&cx, bus.clone(), Arc::clone(&health));
     let scrub = scrub::Parts {
         cx: cx.clone(),
@@ -89,6 +98,7 @@ async fn build(cx: Context) -> Result<Built, StartError> {
         bus: bus.clone(),
         keeper,
         shared: Arc::clone(&shared),
+        tree: Arc::clone(&tree),
         store: store.clone(),
         notes: notes.clone(),
         health: Arc::clone(&health),
@@ -99,10 +109,9 @@ async fn build(cx: Context) -> Result<Built, StartError> {
     });
     let (calls, waiting) = mpsc::channel(CALLS);
     cx.tasks().spawn(notary.run(waiting));
-    let reader =
-        follow::Reader::new(cx.clone(), bus, Arc::clone(&shared), store.clone(), notes.clone(), health);
-    cx.tasks().spawn(reader.run());
-    let api = api::Api { latest, notes, notary: calls, desk };
+    let (read, kept) = ((Arc::clone(&shared), Arc::clone(&tree)), (store.clone(), notes.clone()));
+    cx.tasks().spawn(follow::Reader::new(cx.clone(), bus, read, kept, health).run());
+    let api = api::Api { latest, notes, notary: calls, desk, tree };
     Ok(Built::new().serve(WitnessServiceServer::new(api)).on_drain(move || {
         if let Err(error) = store.save(|| shared.fold().clone()) {
             tracing::warn!(%error, "the snapshot was not saved; the next start reads more of the log");

@@ -1,7 +1,8 @@
 //! Has the head signed when it is due, and keeps what was signed.
 //!
 //! It refuses to sign before the log was read to its end and held against what was signed before, and ever again once
-//! the two differ: that is the owner's to decide. Invariant: each checkpoint on disk is of a log that holds the ones before.
+//! the two differ: that is the owner's to decide. The fold says whether they do, and a proof from the tiles has to say the
+//! same. Invariant: each checkpoint on disk is of a log that holds the ones before.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,7 @@ use crate::keys;
 use crate::notes::{Checkpoint, Notes};
 use crate::outbox::Outbox;
 use crate::store::Store;
+use crate::tree::Tree;
 use crate::witness::{Claim, Conflict};
 
 /// Pause after a signature that could not be had.
@@ -44,6 +46,7 @@ pub(crate) struct Parts {
     pub(crate) bus: Channel,
     pub(crate) keeper: Channel,
     pub(crate) shared: Arc<Shared>,
+    pub(crate) tree: Arc<Tree>,
     pub(crate) store: Store,
     pub(crate) notes: Notes,
     pub(crate) health: Arc<Health>,
@@ -195,10 +198,13 @@ impl Notary {
         }
         let claim = self.parts.shared.fold().claim();
         let last = self.parts.latest.borrow().clone();
-        if let Some(last) = last.filter(|last| last.claim.size >= claim.size) {
-            return Ok(last);
+        if let Some(last) = last.as_ref().filter(|last| last.claim.size >= claim.size) {
+            return Ok(last.clone());
         }
-        let signed = self.signature(claim, limit).await;
+        let signed = match self.proven(claim, last.map(|last| last.claim)).await {
+            Ok(()) => self.signature(claim, limit).await,
+            Err(error) => Err(error),
+        };
         let checkpoint = match signed {
             Ok(checkpoint) => checkpoint,
             Err(error) => {
@@ -219,6 +225,14 @@ impl Notary {
         save(&self.parts.store, &self.parts.shared).await;
         self.prune().await;
         Ok(checkpoint)
+    }
+
+    /// Proves from the tiles that the log as the fold has it only grew since the last checkpoint.
+    async fn proven(&mut self, claim: Claim, last: Option<Claim>) -> Result<(), Error> {
+        match self.parts.tree.check(claim, last).await {
+            Err(Error::Unproven { .. }) => Err(self.diverge("proof", Conflict { claim, found: None })),
+            other => other,
+        }
     }
 
     /// Gets the keeper's signature on a claim, and verifies it.
@@ -310,6 +324,9 @@ impl Notary {
         let differs = match (by, found) {
             ("keeper", _) => {
                 format!("the keeper has signed another state of this log than its first {size} events")
+            }
+            ("proof", _) => {
+                format!("no proof leads from the last checkpoint to the state of its first {size} events")
             }
             (_, Some(_)) => format!("its first {size} events are not those of a signed checkpoint"),
             (_, None) => format!("it is shorter than a signed checkpoint, which covers {size} events"),

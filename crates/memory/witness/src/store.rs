@@ -6,115 +6,69 @@
 use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 
+use mirror_client::follow::Place;
+use mirror_kit::{SnapshotFile, SnapshotForm};
 use mirror_paths::write_atomic;
-use mirror_seal::{Frontier, hex, sha256, unhex};
+use mirror_seal::{Frontier, hex, unhex};
 use serde::{Deserialize, Serialize};
 
 use crate::scrub::Verified;
 use crate::witness::{Claim, Cursor, Fold};
 
-/// Version of the fold; raised when the same events give another one.
-const FOLD: u32 = 1;
-
 /// Largest file that is read; the largest state takes a quarter of it.
 const LIMIT: u64 = 256 << 10;
 
+const FORM: SnapshotForm = SnapshotForm { name: "snapshot.json", fold: 2, limit: LIMIT };
+
 #[derive(Serialize, Deserialize)]
-struct Snapshot {
-    fold: u32,
-    origin: String,
+struct Content {
     tree: Frontier,
-    leaf: String,
     foreign: u64,
     keeper: Cursor,
     agreed: Option<(u64, String)>,
-    digest: String,
-}
-
-impl Snapshot {
-    /// Returns the digest of all other fields.
-    fn digest(&self) -> io::Result<String> {
-        let fields =
-            (self.fold, &self.origin, &self.tree, &self.leaf, self.foreign, &self.keeper, &self.agreed);
-        Ok(hex(&sha256(&serde_json::to_vec(&fields)?)))
-    }
 }
 
 /// Where the state lies.
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
     dir: PathBuf,
-    origin: String,
-    /// Held while a snapshot is written: by the reader, the notary and the drain.
-    saving: Arc<Mutex<()>>,
+    snapshot: SnapshotFile,
 }
 
 impl Store {
     /// Returns the store in a folder, for a log.
     pub(crate) fn at(dir: &Path, origin: &str) -> Self {
-        Self { dir: dir.to_owned(), origin: origin.to_owned(), saving: Arc::default() }
-    }
-
-    fn path(&self) -> PathBuf {
-        self.dir.join("snapshot.json")
+        Self { dir: dir.to_owned(), snapshot: SnapshotFile::new(dir, origin, FORM) }
     }
 
     /// Returns the fold that was saved last, or the empty one.
     pub(crate) fn load(&self) -> Fold {
-        let bytes = match read(&self.path()) {
-            Ok(Some(bytes)) => bytes,
-            Ok(None) => return Fold::default(),
-            Err(error) => return self.refused(&error.to_string()),
-        };
-        self.parse(&bytes).unwrap_or_else(|why| self.refused(&why))
-    }
-
-    fn parse(&self, bytes: &[u8]) -> Result<Fold, String> {
-        let snapshot: Snapshot = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
-        if snapshot.fold != FOLD {
-            return Err(format!("fold {} and not {FOLD}", snapshot.fold));
-        }
-        if snapshot.digest().ok().as_deref() != Some(&snapshot.digest) {
-            return Err("its digest is wrong".to_owned());
-        }
-        if snapshot.origin != self.origin {
-            return Err("it was made from another log".to_owned());
-        }
-        let agreed = snapshot.agreed.and_then(|(size, root)| Some(Claim { size, root: unhex(&root)? }));
-        let Snapshot { tree, leaf, foreign, keeper, .. } = snapshot;
-        Ok(Fold::restored(tree, unhex(&leaf), foreign, keeper, agreed))
+        let Some((content, place)) = self.snapshot.load().loaded() else { return Fold::default() };
+        let Content { tree, foreign, keeper, agreed } = content;
+        let agreed = agreed.and_then(|(size, root)| Some(Claim { size, root: unhex(&root)? }));
+        Fold::restored(tree, unhex(&place.leaf), foreign, keeper, agreed)
     }
 
     /// Saves the fold as it is once nobody else saves one, so that an older never replaces a newer.
     pub(crate) fn save(&self, fold: impl FnOnce() -> Fold) -> io::Result<()> {
-        let _saving = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
-        let fold = fold();
-        let mut snapshot = Snapshot {
-            fold: FOLD,
-            origin: self.origin.clone(),
-            tree: fold.frontier().clone(),
-            leaf: fold.leaf().map(|leaf| hex(&leaf)).unwrap_or_default(),
-            foreign: fold.foreign(),
-            keeper: fold.keeper().clone(),
-            agreed: fold.agreed().map(|claim| (claim.size, hex(&claim.root))),
-            digest: String::new(),
-        };
-        snapshot.digest = snapshot.digest()?;
-        write_atomic(&self.path(), &serde_json::to_vec(&snapshot)?)
-    }
-
-    fn refused(&self, why: &str) -> Fold {
-        tracing::warn!(why, path = %self.path().display(), "the snapshot is set aside and rebuilt from the log");
-        self.set_aside();
-        Fold::default()
+        self.snapshot.save(|| {
+            let fold = fold();
+            let leaf = fold.leaf().map(|leaf| hex(&leaf)).unwrap_or_default();
+            let content = Content {
+                tree: fold.frontier().clone(),
+                foreign: fold.foreign(),
+                keeper: fold.keeper().clone(),
+                agreed: fold.agreed().map(|claim| (claim.size, hex(&claim.root))),
+            };
+            (Place { upto: fold.size(), seq: fold.size(), leaf }, content)
+        })
     }
 
     /// Moves the snapshot out of the way, to be looked at.
     pub(crate) fn set_aside(&self) {
         // Whether it moves or not: the next save replaces it.
-        let _ = fs::rename(self.path(), self.path().with_extension("json.bad"));
+        let _ = self.snapshot.set_aside();
     }
 
     /// Returns what the last whole verification found.
@@ -172,25 +126,12 @@ mod tests {
     }
 
     #[test]
-    fn every_damaged_byte_is_noticed_and_the_file_set_aside() {
-        let (_temp, store, fold) = fixture();
-        store.save(|| fold.clone()).unwrap();
-        let good = fs::read(store.path()).unwrap();
-        let aside = store.path().with_extension("json.bad");
-        for at in 0..good.len() {
-            let mut bad = good.clone();
-            bad[at] ^= 1;
-            fs::write(store.path(), &bad).unwrap();
-            assert_eq!(store.load(), Fold::default(), "byte {at}");
-            assert_eq!(fs::read(&aside).unwrap(), bad);
-            assert!(!store.path().exists());
-        }
-    }
-
-    #[test]
-    fn a_snapshot_of_another_log_is_set_aside() {
+    fn a_snapshot_that_cannot_be_used_is_set_aside() {
         let (temp, store, fold) = fixture();
         store.save(|| fold.clone()).unwrap();
         assert_eq!(Store::at(temp.path(), "0123456789abcdef.2").load(), Fold::default());
+        assert!(store.snapshot.aside().exists());
+        fs::write(store.snapshot.path(), "{").unwrap();
+        assert_eq!(store.load(), Fold::default());
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Events of this service, all JSON with `"v":1`; times are in their headers:
 //!
-//! - `witness.diverged` {by, size, root, found}: the log is not the one that was signed. `by` is "checkpoint" or "keeper";
-//!   `found` is the root that the log has at that size, empty when it is shorter or when the keeper refused.
+//! - `witness.diverged` {by, size, root, found}: the log is not the one that was signed. `by` is "checkpoint",
+//!   "keeper" or "proof"; `found` is the root that the log has at that size, empty when it is shorter or `by` is another.
 //! - `witness.damage` {origin, kind, segment, offset, first, last, message}: a verification found this.
 //! - `witness.keeper` {from, to, head, signed, refused, records}: records `from` to `to` of the keeper's log, the last of
 //!   which has the hash `head`; `signed` of them are checkpoint signatures, `refused` are refusals; `records` are all others,
@@ -12,11 +12,12 @@
 
 use mirror_contract::mirror::bus::v1::{Event, PayloadState};
 use mirror_contract::mirror::witness::v1 as pb;
-use mirror_seal::{hex, unhex};
+use mirror_seal::{Hash, hex, unhex};
 use serde::Deserialize;
 
 use crate::error::Error;
 use crate::notes::Checkpoint;
+use crate::proofs::{Growth, Inclusion};
 use crate::scrub::Standing;
 use crate::witness::{Cursor, Seen};
 
@@ -71,12 +72,52 @@ impl From<Checkpoint> for pb::Checkpoint {
     }
 }
 
+/// Returns the answer to a question for an event; `note` is the checkpoint of its tree.
+pub(crate) fn inclusion(seq: u64, found: &Inclusion, note: String) -> pb::ProveInclusionResponse {
+    pb::ProveInclusionResponse {
+        seq,
+        leaf: hex(&found.leaf),
+        size: found.tree.size,
+        root: hex(&found.tree.root),
+        hashes: hexed(&found.path),
+        note,
+    }
+}
+
+/// Returns the answer to a question for growth; the notes are the checkpoints of its trees.
+pub(crate) fn growth(found: &Growth, [from_note, to_note]: [String; 2]) -> pb::ProveConsistencyResponse {
+    pb::ProveConsistencyResponse {
+        from_size: found.from.size,
+        from_root: hex(&found.from.root),
+        to_size: found.to.size,
+        to_root: hex(&found.to.root),
+        hashes: hexed(&found.proof),
+        from_note,
+        to_note,
+    }
+}
+
+fn hexed(hashes: &[Hash]) -> Vec<String> {
+    hashes.iter().map(|hash| hex(hash)).collect()
+}
+
 impl From<Standing> for pb::GetVerificationResponse {
     fn from(Standing { running, last }: Standing) -> Self {
         let finished = last.as_ref().map(|last| mirror_contract::timestamp(last.finished_ms));
         let (events, findings) = last.map(|last| (last.events, last.findings)).unwrap_or_default();
         Self { running, finished, events, findings }
     }
+}
+
+/// Runs every check of a request on bytes that nobody wrote, for fuzzing.
+#[doc(hidden)]
+pub fn fuzz_wire(bytes: &[u8]) {
+    if let Some(event) = mirror_contract::decode(bytes) {
+        let _ = seen(&event);
+    }
+    let text = String::from_utf8_lossy(bytes);
+    let origin = "0123456789abcdef.1";
+    let _ = (crate::checkpoint::parse(origin, &text), crate::checkpoint::peek(origin, &text));
 }
 
 #[cfg(test)]

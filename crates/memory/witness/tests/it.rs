@@ -4,6 +4,7 @@
 
 mod fake;
 mod faults;
+mod proofs;
 mod world;
 
 use std::fs;
@@ -36,6 +37,7 @@ fn mth(leaves: &[Hash]) -> Hash {
 /// Returns the leaves of the log as it lies on disk.
 fn leaves(world: &World) -> Vec<Hash> {
     let mut segments: Vec<_> = fs::read_dir(world.log()).unwrap().map(|e| e.unwrap().path()).collect();
+    segments.retain(|path| path.extension().is_some_and(|extension| extension == "seg"));
     segments.sort();
     let text: Vec<u8> = segments.iter().flat_map(|path| fs::read(path).unwrap()).collect();
     let headers = text.split(|byte| *byte == b'\n').filter(|line| line.starts_with(b"E "));

@@ -28,7 +28,13 @@ mod record;
 mod store;
 mod wire;
 
+#[doc(hidden)]
+pub use wire::fuzz_wire;
+
+use std::sync::Arc;
+
 use mirror_contract::mirror::notify::v1::notify_service_server::NotifyServiceServer;
+use mirror_kit::fold::{self as folds, FOLD_SERVICE};
 use mirror_kit::{Away, Built, Context, Decl, Need, Primitive, Service, StartError};
 use tokio::sync::watch;
 
@@ -39,7 +45,7 @@ pub const DECL: Decl = Decl {
     primitive: Primitive::Observation,
     tier: 1,
     needs: &[Need { service: "bus", away: Away::Hold }],
-    serves: &["mirror.notify.v1.NotifyService"],
+    serves: &["mirror.notify.v1.NotifyService", FOLD_SERVICE],
     subjects: &["notify"],
     reasons: error::REASONS,
     ..Decl::DEFAULT
@@ -51,7 +57,7 @@ pub static SERVICE: Service = Service { decl: &DECL, build: |cx| Box::pin(async 
 fn build(cx: &Context) -> Result<Built, StartError> {
     let settings = cx.config::<config::Config>()?.checked()?;
     let (channel, _) = cx.client("bus")?;
-    let store = store::Store::at(&cx.state_dir()?);
+    let store = store::Store::at(&cx.state_dir()?, cx.node().origin.as_str());
     let fold = watch::Sender::new(store.load());
     let health = health::Health::new(cx.state().clone());
     let recorder = record::Recorder::new(channel.clone(), settings.hold);
@@ -64,12 +70,10 @@ fn build(cx: &Context) -> Result<Built, StartError> {
             desktop,
             ntfy,
         );
+    let standing = Arc::new(store::Standing { fold: fold.clone(), store: store.clone() });
+    let standing = folds::server(cx, channel.clone(), standing);
     cx.tasks().spawn(follow::Reader::new(cx, channel, fold.clone(), store.clone(), health).run());
     cx.tasks().spawn(courier.run());
     let api = api::Api::new(fold.clone(), recorder, board, cx.clock(), settings.quiet, settings.cards);
-    Ok(Built::new().serve(NotifyServiceServer::new(api)).on_drain(move || {
-        if let Err(error) = store.save(&fold.borrow()) {
-            tracing::warn!(%error, "the snapshot was not saved; the next start reads more of the log");
-        }
-    }))
+    Ok(Built::new().serve(NotifyServiceServer::new(api)).serve(standing).on_drain(move || store.save(fold.borrow().clone())))
 }

@@ -17,7 +17,7 @@ use mirror_contract::mirror::notify::v1::notify_service_client::NotifyServiceCli
 use mirror_errors::{Kind, Remote};
 use mirror_kit::{Channel, Principal};
 use mirror_notify::SERVICE;
-use mirror_testkit::{Node, Sandbox, wait};
+use mirror_testkit::{Node, Sandbox, files_with, wait};
 
 const TOKEN: &str = "tk_never_in_any_log";
 const TOPIC: &str = "topic_never_in_any_log";
@@ -174,7 +174,7 @@ async fn cards_come_back_from_the_log_and_from_the_snapshot() {
     wait_for_events(&node, 2).await;
     let before = list(&node).await;
     let snapshot = node.home().state("notify").join("snapshot.json");
-    for damage in [None, Some("{\"fold\":1,"), Some("gone")] {
+    for damage in [None, Some("{\"fold\":2,"), Some("gone")] {
         node.stop("notify").await;
         let saved = std::fs::read_to_string(&snapshot).unwrap();
         match damage {
@@ -425,5 +425,43 @@ async fn a_value_out_of_bounds_keeps_it_from_serving_and_it_says_why() {
     let answer = put_card(&node, card("a", "one", pb::Urgency::Low)).await;
     let error = refused(answer, Kind::Unavailable, "KIT_NOT_SERVING");
     assert!(error.message.contains("notify.quiet"), "{error}");
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn an_erased_card_is_gone_here_and_where_it_went_is_told() {
+    let server = FakeNtfy::start().await;
+    let mut node = with_server(&server, "").start().await;
+    put(&node, "a", "hush").await;
+    put(&node, "b", "kept").await;
+    wait_for(&node, "a", "hush", "log sent, ntfy sent").await;
+    wait_for(&node, "b", "kept", "log sent, ntfy sent").await;
+    let text = &events(&node).await[0];
+    assert!(text.0 == "notify.card" && text.1.contains("hush"), "{text:?}");
+    let mut bus = BusServiceClient::new(node.channel("bus"));
+    let filter = Some(bus::Filter { subjects: vec!["notify.card".into()], ..bus::Filter::default() });
+    let mut read =
+        bus.read(bus::ReadRequest { filter, ..bus::ReadRequest::default() }).await.unwrap().into_inner();
+    let secret = read.message().await.unwrap().unwrap().events[0].seq;
+    for _ in 0..2 {
+        node.stop("notify").await;
+        node.launch("notify").await;
+    }
+    assert!(!files_with(&node.home().state("notify"), "hush").is_empty());
+
+    let redaction = node.say_erased(&[secret]).await;
+    let copies = node.forgotten("notify", redaction).await;
+    let reached: Vec<_> = copies.iter().map(|(seq, _, reached)| (*seq, *reached)).collect();
+    assert_eq!(reached, [(secret, true), (secret, false)], "{copies:?}");
+    wait_for(&node, "b", "kept", "log sent, ntfy sent").await;
+    let titles: Vec<_> = shown(&node).await.into_iter().map(|(subject, ..)| subject).collect();
+    assert_eq!(titles, ["b"]);
+    node.stop("notify").await;
+    assert_eq!(files_with(&node.home().state("notify"), "hush"), Vec::<std::path::PathBuf>::new());
+
+    std::fs::remove_dir_all(node.home().state("notify")).unwrap();
+    node.launch("notify").await;
+    assert_eq!(node.forgotten("notify", redaction).await, copies);
+    assert_eq!(shown(&node).await.len(), 1);
     node.finish().await;
 }

@@ -26,6 +26,9 @@ mod pulse;
 mod store;
 mod wire;
 
+#[doc(hidden)]
+pub use wire::fuzz_wire;
+
 use std::sync::{Arc, Mutex};
 
 use mirror_contract::mirror::pulse::v1::pulse_service_server::PulseServiceServer;

@@ -190,6 +190,20 @@ impl From<View> for pb::Pulse {
     }
 }
 
+/// Runs every check of a request on bytes that nobody wrote, for fuzzing.
+#[doc(hidden)]
+pub fn fuzz_wire(bytes: &[u8]) {
+    if let Some(request) = mirror_contract::decode::<pb::PutMaintenanceRequest>(bytes) {
+        let _ = Maintenance::try_from(request);
+    }
+    if let Some(request) = mirror_contract::decode(bytes) {
+        let _ = limit(&request);
+    }
+    if let Some(agent) = mirror_contract::decode(bytes) {
+        let _ = row(agent);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

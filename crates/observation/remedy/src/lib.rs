@@ -20,6 +20,9 @@ mod remedy;
 mod store;
 mod wire;
 
+#[doc(hidden)]
+pub use wire::fuzz_wire;
+
 use std::sync::Arc;
 use std::time::Duration;
 

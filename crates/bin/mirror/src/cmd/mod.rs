@@ -3,6 +3,7 @@
 pub(crate) mod agents;
 pub(crate) mod append;
 pub(crate) mod blobs;
+pub(crate) mod bus;
 pub(crate) mod call;
 pub(crate) mod changelog;
 pub(crate) mod doctor;
@@ -27,7 +28,6 @@ pub(crate) mod services;
 pub(crate) mod shell;
 pub(crate) mod status;
 pub(crate) mod stdin;
-pub(crate) mod verify;
 pub(crate) mod witness;
 
 use crate::args::Command;

@@ -222,6 +222,7 @@ fn writer(bus: &GetStatusResponse) -> &'static str {
         Writer::DiskReserve => "refuses: the disk reserve is reached",
         Writer::Damaged => "refuses: the log is damaged",
         Writer::Poisoned => "refuses: a write failed",
+        Writer::Sealed => "refuses: the log is sealed",
         Writer::Unspecified => "unknown",
     }
 }

@@ -14,8 +14,11 @@ const NAMED_OTHERWISE: &[(&str, &str, &str)] = &[
 ];
 
 /// Packages of the contract that no service of the catalogue serves, each with the reason.
-const SERVED_BY_ALL: &[(&str, &str)] =
-    &[("options", "only options"), ("kit", "the kit answers it on every socket")];
+const SERVED_BY_ALL: &[(&str, &str)] = &[
+    ("options", "only options"),
+    ("kit", "the kit answers it on every socket"),
+    ("fold", "every fold that holds payloads answers it"),
+];
 
 /// Returns the problems of names.
 pub fn problems(sources: &[Source], catalogue: &[&'static Decl]) -> Vec<String> {
@@ -85,7 +88,9 @@ fn service(sources: &[Source], decl: &Decl) -> Vec<String> {
     if !decl.serves.contains(&full.as_str()) {
         problems.push(format!("{name}: must serve {full}"));
     }
-    for other in decl.serves.iter().filter(|s| !s.starts_with(&format!("mirror.{snake}."))) {
+    let shared = |s: &str| SERVED_BY_ALL.iter().any(|(noun, _)| s.starts_with(&format!("mirror.{noun}.")));
+    let own = |s: &str| s.starts_with(&format!("mirror.{snake}."));
+    for other in decl.serves.iter().filter(|s| !own(s) && !shared(s)) {
         problems.push(format!("{name}: serves {other}, which is not of its package"));
     }
     problems

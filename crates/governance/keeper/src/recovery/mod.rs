@@ -14,7 +14,10 @@ use std::io;
 use std::path::PathBuf;
 
 use argon2::{Algorithm, Argon2, Params, Version};
-use mirror_kit::{HALT_KEYS_TYPE, HALT_TYPE, HaltStatement, HomeError, ReleaseKey, ReleaseKeys};
+use mirror_kit::{
+    HALT_KEYS_TYPE, HALT_TYPE, HaltStatement, HomeError, REDACTION_TYPE, RedactionStatement, ReleaseKey,
+    ReleaseKeys,
+};
 use mirror_paths::{Home, write_atomic};
 use mirror_seal::{Envelope, NodeKey, PublicKey, SealError, base64, unbase64};
 use serde::{Deserialize, Serialize};
@@ -298,6 +301,11 @@ impl RecoveryKey {
     pub fn release(&self, epoch: u64) -> Envelope {
         let statement = HaltStatement { epoch, engaged: false, reason: String::new(), since_ms: 0 };
         Envelope::sign(&self.0, HALT_TYPE, &serde_json::to_vec(&statement).unwrap_or_default())
+    }
+
+    /// Returns the envelope that has payloads erased.
+    pub fn redaction(&self, statement: &RedactionStatement) -> Envelope {
+        Envelope::sign(&self.0, REDACTION_TYPE, &serde_json::to_vec(statement).unwrap_or_default())
     }
 
     /// Returns the proof that the key of a purpose is to be rotated; `serial` is that of the key in use.

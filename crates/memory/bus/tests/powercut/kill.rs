@@ -25,6 +25,11 @@ const STREAMS: usize = 4;
 
 static APP: App = App { build: "test", services: &[&mirror_bus::SERVICE], jobs: &[] };
 
+/// Returns how often the service is killed: `MIRROR_KILL_ROUNDS`, or what the other tests' factor makes of 50.
+fn kills() -> u64 {
+    std::env::var("MIRROR_KILL_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or_else(|| rounds(50))
+}
+
 /// The service; on its own it has nothing to do.
 #[test]
 fn service_process() {
@@ -34,10 +39,10 @@ fn service_process() {
 }
 
 /// A process that does not outlive the test.
-struct Served(Child);
+pub(crate) struct Served(Child);
 
 impl Served {
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -49,7 +54,7 @@ impl Drop for Served {
     }
 }
 
-fn serve(home: &Path) -> Served {
+pub(crate) fn serve(home: &Path) -> Served {
     let child = Command::new(std::env::current_exe().unwrap())
         .args(["kill::service_process", "--exact", "--nocapture"])
         .env(CHILD, "1")
@@ -62,9 +67,9 @@ fn serve(home: &Path) -> Served {
     Served(child)
 }
 
-type Client = BusServiceClient<Channel>;
+pub(crate) type Client = BusServiceClient<Channel>;
 
-fn connect(home: &Path) -> Client {
+pub(crate) fn connect(home: &Path) -> Client {
     let dial = SocketDial::new(Home::at(home).unwrap());
     BusServiceClient::new(mirror_kit::channel(Arc::new(dial), "bus"))
 }
@@ -152,7 +157,7 @@ async fn read_all(client: &mut Client) -> BTreeMap<String, u64> {
     stored
 }
 
-async fn ready(client: &mut Client) {
+pub(crate) async fn ready(client: &mut Client) {
     mirror_testkit::wait("the bus answers", async || {
         match client.get_status(pb::GetStatusRequest {}).await {
             Ok(_) => Ok(()),
@@ -172,7 +177,8 @@ async fn what_was_acknowledged_survives_sigkill_with_64_producers() {
     let mut producers: Vec<Producer> = (0..UNARY + STREAMS).map(|_| Producer::default()).collect();
     let mut rng = Rng(std::process::id().into());
     let total = AtomicU64::new(0);
-    for round in 0..rounds(50) {
+    let kills = kills();
+    for round in 0..kills {
         let mut child = serve(&home);
         let client = connect(&home);
         ready(&mut client.clone()).await;
@@ -236,5 +242,7 @@ async fn what_was_acknowledged_survives_sigkill_with_64_producers() {
     assert!(report.severity() <= mirror_verify::Severity::TornTail, "{report:?}");
     let duplicates: u64 = producers.iter().map(|p| p.duplicates).sum();
     let (acked, stored) = (total.load(Relaxed), after.len());
-    println!("{acked} acknowledged, {stored} stored, {duplicates} retries had been stored before their kill");
+    println!(
+        "{kills} kills: {acked} acknowledged, 0 lost, {stored} stored, {duplicates} retries had been stored before their kill"
+    );
 }

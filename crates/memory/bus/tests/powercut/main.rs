@@ -4,7 +4,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed helper is a failed test")]
 
+mod cold;
 mod disk;
+mod erased;
+mod fanout;
 mod kill;
 
 use std::collections::{BTreeMap, HashSet};
@@ -16,6 +19,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use disk::{PowerCutDisk, Rng, World};
+use erased::Erased;
 use mirror_bus::bench::Engine;
 use mirror_bus::{Config, RealDisk};
 use mirror_types::{Origin, Subject};
@@ -63,19 +67,25 @@ fn writer_process() {
     let pipe: OwnedFd = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
     let pipe = Mutex::new(UnixStream::from(pipe));
     let starts = std::fs::read_to_string(world.part("starts")).unwrap();
+    let known = Mutex::new(erased::known(&world));
     let subject = Subject::parse("local.cut").unwrap();
     let producers = starts.lines().enumerate().map(|(producer, start)| {
         let (engine, pipe, subject, start) = (&engine, &pipe, &subject, start.parse::<u64>().unwrap());
+        let known = &known;
         async move {
             for n in start.. {
                 let id = id(producer, n);
                 let seq = engine.append(subject, Some(&id), payload(&id).into()).await.unwrap();
                 pipe.lock().unwrap().write_all(format!("{seq} {producer} {n}\n").as_bytes()).unwrap();
+                known.lock().unwrap().push(seq);
             }
         }
     });
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    runtime.block_on(futures::future::join_all(producers));
+    std::thread::scope(|scope| {
+        scope.spawn(|| erased::redact(&engine, &pipe, &known));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(futures::future::join_all(producers));
+    });
 }
 
 /// What the second process knows.
@@ -86,11 +96,12 @@ struct Ledger {
     acked: BTreeMap<u64, String>,
     /// The number each producer goes on with: its oldest that is not acknowledged.
     starts: Vec<u64>,
+    erased: Erased,
 }
 
 impl Ledger {
     fn new(world: World, producers: usize) -> Self {
-        Self { world, acked: BTreeMap::new(), starts: vec![0; producers] }
+        Self { world, acked: BTreeMap::new(), starts: vec![0; producers], erased: Erased::default() }
     }
 
     /// Runs the writer until it has done so many operations on its disk, kills it there, and notes what it acknowledged.
@@ -98,6 +109,7 @@ impl Ledger {
         std::fs::write(self.world.part("stop"), operations.to_string()).unwrap();
         let starts: String = self.starts.iter().map(|n| format!("{n}\n")).collect();
         std::fs::write(self.world.part("starts"), starts).unwrap();
+        self.erased.offer(&self.world, self.acked.keys());
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         let errors = std::fs::File::create(self.world.part("errors")).unwrap();
@@ -117,6 +129,9 @@ impl Ledger {
             if line == "stopped" {
                 killed = true;
                 child.kill().unwrap();
+                continue;
+            }
+            if self.erased.note(&line) {
                 continue;
             }
             let fields: Vec<u64> = line.split(' ').map_while(|f| f.parse().ok()).collect();
@@ -141,7 +156,7 @@ impl Ledger {
     }
 
     /// Opens what is left and compares it with what was acknowledged.
-    fn check(&self) -> Result<bool, String> {
+    fn check(&mut self) -> Result<bool, String> {
         let live = self.world.live();
         let report = mirror_verify::verify(&live, &mut |_| {}).map_err(|e| e.to_string())?;
         if report.severity() > mirror_verify::Severity::TornTail {
@@ -149,13 +164,14 @@ impl Ledger {
         }
         let (engine, found) = Engine::open(&live, &origin(&self.world), &config(), Arc::new(RealDisk))
             .map_err(|e| e.to_string())?;
-        let result = self.compare(&engine, &found);
+        let result = self.erased.settle(&engine).and_then(|()| self.compare(&engine, &found));
         engine.close();
         result?;
         let report = mirror_verify::verify(&live, &mut |_| {}).map_err(|e| e.to_string())?;
         if !report.is_intact() {
             return Err(format!("the independent reader finds damage after recovery: {report:?}"));
         }
+        self.erased.is_nowhere(&live, &self.acked)?;
         self.world.settle();
         Ok(found.contains("torn: Some"))
     }
@@ -174,7 +190,7 @@ impl Ledger {
             let Some((stored, bytes)) = all.get(usize::try_from(seq - 1).unwrap()) else {
                 return Err(format!("event {seq} ({id}) was acknowledged and is lost; the head is {head}"));
             };
-            if stored != id || *bytes != payload(id).into_bytes() {
+            if stored != id || *bytes != payload(id).into_bytes() && !self.erased.holds(*seq) {
                 return Err(format!("event {seq} was acknowledged as {id} and is now {stored}"));
             }
         }
@@ -191,6 +207,8 @@ struct Figures {
     cuts: u64,
     kills: u64,
     torn: u64,
+    redactions: u64,
+    finished: u64,
 }
 
 /// Runs one machine through crashes and power cuts.
@@ -216,6 +234,7 @@ fn machine(seed: u64, honest: bool) -> Result<Figures, String> {
         }
     }
     figures.acked = ledger.acked.len();
+    (figures.redactions, figures.finished) = (ledger.erased.acked, ledger.erased.finished);
     Ok(figures)
 }
 
@@ -228,9 +247,12 @@ fn what_was_acknowledged_survives_every_power_cut() {
         total.cuts += figures.cuts;
         total.kills += figures.kills;
         total.torn += figures.torn;
+        total.redactions += figures.redactions;
+        total.finished += figures.finished;
     }
     println!("{total:?}");
     assert!(total.torn > 0, "some cuts tore a tail, else the harness shows nothing: {total:?}");
+    assert!(total.redactions > 0 && total.finished > 0, "some cuts fell into a redaction: {total:?}");
 }
 
 #[test]

@@ -17,7 +17,7 @@ use crate::{copy, events};
 
 type Client = BusServiceClient<Channel>;
 
-const EVENTS: u64 = 250;
+pub(crate) const EVENTS: u64 = 250;
 
 pub(crate) async fn append(client: &mut Client, id: &str) -> Result<u64, Remote> {
     let event = pb::NewEvent {
@@ -51,14 +51,14 @@ async fn get(client: &mut Client, seq: u64) -> Result<u64, Remote> {
     Ok(answer.into_inner().event.unwrap().seq)
 }
 
-async fn state(node: &Node) -> (kit::get_state_response::State, String) {
+pub(crate) async fn state(node: &Node) -> (kit::get_state_response::State, String) {
     let mut client = KitServiceClient::new(node.channel("bus"));
     let answer = client.get_state(kit::GetStateRequest {}).await.unwrap().into_inner();
     (answer.state(), answer.detail)
 }
 
 /// A stopped service with a log of several segments.
-async fn stopped() -> (Node, Client) {
+pub(crate) async fn stopped() -> (Node, Client) {
     let config = "[bus]\nsegment_first_kib = 64\nsegment_max_kib = 64\n";
     let mut node = Sandbox::with(&[&mirror_bus::SERVICE]).config(config).start().await;
     let mut client = BusServiceClient::new(node.channel("bus"));
@@ -70,14 +70,14 @@ async fn stopped() -> (Node, Client) {
 }
 
 /// The segments of a log.
-struct Log(PathBuf);
+pub(crate) struct Log(pub(crate) PathBuf);
 
 impl Log {
-    fn of(node: &Node) -> Self {
+    pub(crate) fn of(node: &Node) -> Self {
         Self(fs::read_dir(node.home().bus().join("log")).unwrap().next().unwrap().unwrap().path())
     }
 
-    fn segments(&self) -> Vec<(u64, PathBuf)> {
+    pub(crate) fn segments(&self) -> Vec<(u64, PathBuf)> {
         let mut found: Vec<_> = fs::read_dir(&self.0)
             .unwrap()
             .map(|e| e.unwrap().path())
@@ -88,7 +88,7 @@ impl Log {
     }
 
     /// Returns the file that holds an event, and where the event begins and ends there.
-    fn find(&self, seq: u64) -> (PathBuf, usize, usize) {
+    pub(crate) fn find(&self, seq: u64) -> (PathBuf, usize, usize) {
         let (first, path) = self.segments().into_iter().rfind(|(first, _)| *first <= seq).unwrap();
         let starts = events(&fs::read(&path).unwrap());
         let at = usize::try_from(seq - first).unwrap();
@@ -96,19 +96,19 @@ impl Log {
     }
 
     /// Changes the bytes of an event; gets the whole segment, and where the event begins and ends.
-    fn change(&self, seq: u64, change: impl FnOnce(&mut Vec<u8>, usize, usize)) {
+    pub(crate) fn change(&self, seq: u64, change: impl FnOnce(&mut Vec<u8>, usize, usize)) {
         let (path, start, end) = self.find(seq);
         let mut bytes = fs::read(&path).unwrap();
         change(&mut bytes, start, end);
         fs::write(path, bytes).unwrap();
     }
 
-    fn contents(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+    pub(crate) fn contents(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         self.segments().into_iter().map(|(_, path)| (path.clone(), fs::read(path).unwrap())).collect()
     }
 
     /// Returns the events of the segment with this number from the first one.
-    fn range(&self, index: usize) -> (u64, u64) {
+    pub(crate) fn range(&self, index: usize) -> (u64, u64) {
         let segments = self.segments();
         let last = segments.get(index + 1).map_or(EVENTS, |(next, _)| next - 1);
         (segments[index].0, last)
@@ -116,7 +116,7 @@ impl Log {
 }
 
 /// Replaces a line's body so that its CRC is right again.
-fn forge(bytes: &mut [u8], start: usize, from: &str, to: &str) {
+pub(crate) fn forge(bytes: &mut [u8], start: usize, from: &str, to: &str) {
     assert_eq!(from.len(), to.len());
     let end = start + bytes[start..].iter().position(|b| *b == b'\n').unwrap();
     let at = start + memchr::memmem::find(&bytes[start..end], from.as_bytes()).unwrap();
@@ -125,10 +125,10 @@ fn forge(bytes: &mut [u8], start: usize, from: &str, to: &str) {
     bytes[start + 2..start + 10].copy_from_slice(crc.as_bytes());
 }
 
-type Break = fn(&Log) -> Vec<(u64, u64)>;
+pub(crate) type Break = fn(&Log) -> Vec<(u64, u64)>;
 
 /// How a log is broken, and which ranges must be named; the active segment holds the events from 230 on.
-const CASES: &[(&str, Break)] = &[
+pub(crate) const CASES: &[(&str, Break)] = &[
     ("a bit in an E line of the active segment", |log| {
         log.change(240, |b, start, _| b[start + 60] ^= 1);
         vec![(240, 240)]

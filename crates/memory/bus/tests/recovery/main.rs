@@ -4,10 +4,12 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a failed helper is a failed test")]
 
+mod cold;
 mod damage;
 mod faults;
 mod flips;
 mod index;
+mod repair;
 mod torn;
 
 use std::fs;
@@ -89,7 +91,7 @@ fn events(segment: &[u8]) -> Vec<usize> {
     for line in segment.split_inclusive(|b| *b == b'\n') {
         if line.starts_with(b"E ") {
             starts.push(at);
-        } else if !line.starts_with(b"D ") {
+        } else if !line.starts_with(b"D ") && !line.starts_with(b"X ") {
             break;
         }
         at += line.len();

@@ -198,6 +198,32 @@ impl BusService for FakeBus {
         Err(unused())
     }
 
+    async fn redact(&self, _: Request<bus::RedactRequest>) -> Result<Response<bus::RedactResponse>, Status> {
+        Err(unused())
+    }
+
+    async fn seal(&self, _: Request<bus::SealRequest>) -> Result<Response<bus::SealResponse>, Status> {
+        Err(unused())
+    }
+
+    async fn repair(&self, _: Request<bus::RepairRequest>) -> Result<Response<bus::RepairResponse>, Status> {
+        Err(unused())
+    }
+
+    async fn compress(
+        &self,
+        _: Request<bus::CompressRequest>,
+    ) -> Result<Response<bus::CompressResponse>, Status> {
+        Err(unused())
+    }
+
+    async fn rebuild_index(
+        &self,
+        _: Request<bus::RebuildIndexRequest>,
+    ) -> Result<Response<bus::RebuildIndexResponse>, Status> {
+        Err(unused())
+    }
+
     async fn get_status(
         &self,
         _: Request<bus::GetStatusRequest>,

@@ -156,7 +156,8 @@ fn a_payload_must_be_the_one_that_was_committed() {
 #[test]
 fn an_erasure_must_name_its_redaction() {
     let mut log = log_of(9);
-    log.write(&[Draft::new("bus.redacted", "json", "{}")]);
+    let redaction = log.redaction(&[4]);
+    log.write(&[redaction]);
     for (seq, by) in [(4, 4), (4, 3), (4, 5), (4, 0), (4, 11), (4, u64::MAX), (10, 10)] {
         let mut log = log.clone();
         log.erase(seq, by);

@@ -3,16 +3,17 @@
 use super::{FILL, draft, log_of, many};
 use crate::FindingKind::RedactionUnproven;
 use crate::chain::Chain;
+use crate::generations::Generations;
 use crate::source::ReadAt;
 use crate::testlog::{Draft, Log};
 use crate::walk::{Ended, Segment, Walk};
 use crate::{Finding, Severity, Tail};
 
 /// Bytes in memory of which one is not as it was.
-struct Flipped<'a> {
-    bytes: &'a [u8],
-    at: usize,
-    mask: u8,
+pub(super) struct Flipped<'a> {
+    pub(super) bytes: &'a [u8],
+    pub(super) at: usize,
+    pub(super) mask: u8,
 }
 
 impl ReadAt for Flipped<'_> {
@@ -29,17 +30,20 @@ impl ReadAt for Flipped<'_> {
 
 fn walk(chain: Chain, from: usize, bytes: Flipped<'_>) -> (Chain, Ended) {
     let mut progress = |_: crate::Progress<'_>| {};
-    let mut walk = Walk::new(chain, &mut progress);
-    let ended = walk.segment(Segment { name: 1, next: None, from: from as u64 }, Box::new(bytes));
+    let mut walk = Walk::new(chain, Generations::none(), &mut progress);
+    let ended =
+        walk.segment(Segment { name: 1, next: None, from: from as u64, packed: false }, Box::new(bytes));
     (walk.chain, ended)
 }
 
 /// A log of 200 events, of which two are erased, in writes of 1 to 3 events.
 fn sample() -> Log {
     let mut log = log_of(120);
-    log.write(&[Draft::new("bus.redacted", "json", "{\"seq\":50}")]);
+    let redaction = log.redaction(&[50]);
+    log.write(&[redaction]);
     log.erase(50, 121);
-    log.write(&[Draft::new("bus.redacted", "json", "{\"seq\":51}")]);
+    let redaction = log.redaction(&[51]);
+    log.write(&[redaction]);
     log.erase(51, 122);
     while log.next() <= 200 {
         let first = log.next();
@@ -47,6 +51,12 @@ fn sample() -> Log {
         log.write(&drafts);
     }
     log
+}
+
+/// The bits of a byte that are flipped: one, or with `MIRROR_ALL_BITS` each.
+pub(super) fn masks(at: usize) -> Vec<(usize, u8)> {
+    let every = std::env::var_os("MIRROR_ALL_BITS").is_some();
+    if every { (0..8).map(|bit| (at, 1 << bit)).collect() } else { vec![(at, bit_of(at))] }
 }
 
 /// Which bit of a byte is flipped: fixed, but without a pattern that the format could share.
@@ -74,10 +84,10 @@ fn a_flipped_bit_in_any_byte_is_found_and_named() {
         let until = here.map_or(span.batch, |later| later.batch);
         let end = log.spans.iter().rfind(|later| later.batch <= until).unwrap().end;
         let window = [&log.bytes[..end], FILL].concat();
-        for at in span.start..span.end {
-            let flipped = Flipped { bytes: &window, at, mask: bit_of(at) };
+        for (at, mask) in (span.start..span.end).flat_map(masks) {
+            let flipped = Flipped { bytes: &window, at, mask };
             let (chain, ended) = walk(before.clone(), span.start, flipped);
-            let report = chain.finish(1, ended.tail);
+            let report = chain.finish(1, ended.tail, |_| true);
             let what = || format!("event {}, byte {} of {span:?}: {report:#?}", span.seq, at - span.start);
             if span.batch == last_write {
                 assert!(report.severity() >= Severity::TornTail, "{}", what());
@@ -99,10 +109,10 @@ fn a_flipped_bit_in_any_byte_is_found_and_named() {
         before = after;
     }
     let whole = [&log.bytes, FILL].concat();
-    for at in log.bytes.len()..whole.len() {
-        let flipped = Flipped { bytes: &whole, at, mask: bit_of(at) };
+    for (at, mask) in (log.bytes.len()..whole.len()).flat_map(masks) {
+        let flipped = Flipped { bytes: &whole, at, mask };
         let (chain, ended) = walk(before.clone(), log.bytes.len(), flipped);
-        assert!(chain.finish(1, ended.tail).severity() == Severity::TornTail, "fill byte {at}");
+        assert!(chain.finish(1, ended.tail, |_| true).severity() == Severity::TornTail, "fill byte {at}");
     }
 }
 

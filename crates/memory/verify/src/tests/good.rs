@@ -38,7 +38,7 @@ fn the_roots_that_are_asked_for_are_reported_and_none_beyond_damage() {
     let log = log_of(9);
     let (good, home) = (log.bytes.clone(), Home::new(&log.origin));
     home.segment(1, &[&log.bytes, FILL].concat());
-    let options = Options { ids: 4, marks: vec![9, 1, 5, 5, 12] };
+    let options = Options { ids: 4, marks: vec![9, 1, 5, 5, 12], ..Options::default() };
     let only = |options| verify_with(home.dir.path(), options, &mut |_| {}).unwrap().origins.remove(0);
     let report = only(&options);
     let root = |size: u64| {
@@ -109,8 +109,10 @@ fn a_line_may_straddle_every_chunk() {
 #[test]
 fn an_erased_payload_is_not_a_missing_one() {
     let mut log = log_of(9);
-    log.write(&[Draft::new("bus.redacted", "json", "{\"seq\":4}")]);
-    log.write(&[Draft::new("bus.redacted", "json", "{\"seq\":2}")]);
+    let redaction = log.redaction(&[4]);
+    log.write(&[redaction]);
+    let redaction = log.redaction(&[2]);
+    log.write(&[redaction]);
     let before = one(&log.bytes);
     log.erase(4, 10);
     log.erase(2, 11);

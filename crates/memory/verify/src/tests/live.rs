@@ -1,11 +1,13 @@
 //! Logs that change while they are read.
 
 use std::cell::RefCell;
+use std::fs;
 
 use super::{FILL, Home, check, log_of};
 use crate::chain::Chain;
+use crate::generations::Generations;
 use crate::source::ReadAt;
-use crate::testlog::{Draft, Log};
+use crate::testlog::Log;
 use crate::walk::{Segment, Walk};
 use crate::{Options, Severity, Tail, verify};
 
@@ -27,10 +29,11 @@ impl ReadAt for Changing {
 
 fn read(log: &Log, next: Option<u64>, states: Vec<Vec<u8>>) -> crate::OriginReport {
     let mut progress = |_: crate::Progress<'_>| {};
-    let mut walk = Walk::new(Chain::new(Some(&log.origin), &Options::default()), &mut progress);
+    let chain = Chain::new(Some(&log.origin), &Options::default());
+    let mut walk = Walk::new(chain, Generations::none(), &mut progress);
     let bytes = Changing(RefCell::new(states));
-    let ended = walk.segment(Segment { name: 1, next, from: 0 }, Box::new(bytes));
-    walk.chain.finish(1, ended.tail)
+    let ended = walk.segment(Segment { name: 1, next, from: 0, packed: false }, Box::new(bytes));
+    walk.chain.finish(1, ended.tail, |_| true)
 }
 
 #[test]
@@ -50,7 +53,8 @@ fn a_write_in_progress_is_read_again() {
 #[test]
 fn an_erasure_in_progress_is_read_again() {
     let mut log = log_of(5);
-    log.write(&[Draft::new("bus.redacted", "json", "{\"seq\":2}")]);
+    let redaction = log.redaction(&[2]);
+    log.write(&[redaction]);
     let before = log.bytes.clone();
     log.erase(2, 6);
     let span = log.spans[1];
@@ -65,7 +69,8 @@ fn an_erasure_in_progress_is_read_again() {
 #[test]
 fn a_segment_that_begins_while_the_last_is_read_is_followed() {
     let mut log = log_of(2000);
-    log.write(&[Draft::new("bus.redacted", "json", "{\"seq\":3}")]);
+    let redaction = log.redaction(&[3]);
+    log.write(&[redaction]);
     let first = log.events(1, 1990);
     let home = Home::new(&log.origin);
     home.segment(1, &[&first, FILL].concat());
@@ -77,6 +82,7 @@ fn a_segment_that_begins_while_the_last_is_read_is_followed() {
         if !rolled {
             rolled = true;
             home.segment(1, &other.events(1, 1995));
+            fs::write(home.log.join("generations"), "00000000000000000001 2\n").unwrap();
             home.segment(1996, &[&other.events(1996, 2001), FILL].concat());
         }
     })
