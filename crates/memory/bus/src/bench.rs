@@ -192,7 +192,7 @@ fn prepare(actor: &str, subject: &Subject, id: Option<&str>, payload: Bytes) -> 
 
 fn plain(record: Record) -> (String, Vec<u8>) {
     let payload = match record.body {
-        Body::Here { payload, .. } => payload,
+        Body::Here { payload, .. } => payload.to_vec(),
         Body::Redacted { .. } => Vec::new(),
     };
     (record.header.id.to_string(), payload)

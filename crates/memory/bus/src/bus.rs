@@ -19,6 +19,7 @@ use crate::error::BusError;
 use crate::event::{NewEvent, Prepared, key_of};
 use crate::log::{Log, Recovery, WriteError};
 use crate::reader::{Body, Cursor, Record};
+use crate::recent::Recent;
 use crate::redact::{is_redaction, listed};
 use crate::repair::record_pending;
 use crate::segments::Segments;
@@ -52,6 +53,7 @@ pub(crate) struct Bus {
     pub(crate) upkeep: Upkeep,
     /// One redaction at a time, so that each erases what those before it left.
     pub(crate) redacting: Mutex<()>,
+    pub(crate) recent: Recent,
     running: Mutex<Running>,
 }
 
@@ -136,6 +138,7 @@ impl Bus {
             lag_limit: config.index_lag_limit,
             upkeep,
             redacting: Mutex::default(),
+            recent: Recent::default(),
             running: Mutex::new(Running { threads, lock: Some(lock) }),
         };
         Ok((bus, recovery))
@@ -263,6 +266,11 @@ pub(crate) fn settle(outcome: Result<Outcome, oneshot::error::RecvError>) -> Res
     }
 }
 
+/// Events that are handed to the index at once while it catches up, and how far it may be behind them: nobody appends yet,
+/// so there is nothing to be won by holding more of them in memory.
+const AT_ONCE: usize = 4096;
+const LAG: u64 = 8192;
+
 /// Feeds the index what the log has and it has not; damaged ranges are left out.
 fn catch_up(index: &Index, segments: &Arc<Segments>, from: u64, head: u64) -> Result<(), BusError> {
     let mut cursor = Cursor::new(Arc::clone(segments), from.max(segments.oldest()));
@@ -277,7 +285,7 @@ fn catch_up(index: &Index, segments: &Arc<Segments>, from: u64, head: u64) -> Re
                 erased: Box::default(),
             });
             // Other payloads are not needed; stepping over them keeps this at the speed of the disk.
-            entries.len() >= 4096 || is_redaction(header)
+            entries.len() >= AT_ONCE || is_redaction(header)
         };
         match cursor.read(head, &mut want) {
             Ok(record) => {
@@ -294,8 +302,8 @@ fn catch_up(index: &Index, segments: &Arc<Segments>, from: u64, head: u64) -> Re
             }
             Err(e) => return Err(e),
         }
-        if entries.len() >= 4096 {
-            index.push(std::mem::take(&mut entries));
+        if entries.len() >= AT_ONCE {
+            index.push_within(std::mem::take(&mut entries), LAG);
         }
     }
     index.push(entries);

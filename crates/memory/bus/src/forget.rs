@@ -69,7 +69,7 @@ impl Bus {
                     already.push(*seq);
                 }
                 Body::Here { payload, .. } => {
-                    let stored = payload::encode(record.header.stored, payload.into())?.to_vec();
+                    let stored = payload::encode(record.header.stored, payload)?.to_vec();
                     gone.push(Gone { seq: *seq, id: record.header.id.to_string(), stored });
                     left.push((*seq, *leaf));
                 }

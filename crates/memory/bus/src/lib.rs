@@ -23,6 +23,7 @@ mod log;
 mod packed;
 mod payload;
 mod reader;
+mod recent;
 mod recover;
 mod redact;
 mod repair;

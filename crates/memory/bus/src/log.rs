@@ -301,11 +301,16 @@ impl Log {
     }
 
     fn roll(&mut self, need: u64) -> Result<(), WriteError> {
-        let dir = self.dir();
-        let size = self.filled(need).map_err(|e| match is_full(&e) {
+        let refused = |e| match is_full(&e) {
             true => WriteError::NoRoom(e),
             false => WriteError::Failed(e),
-        })?;
+        };
+        if self.active.len == 0 {
+            // A segment without an event cannot be sealed: the next one would have its name.
+            return self.grow(need).map_err(refused);
+        }
+        let dir = self.dir();
+        let size = self.filled(need).map_err(refused)?;
         // Sealed before the next is named: only the last segment may have a tail.
         self.active.file.set_len(self.active.len).map_err(WriteError::Failed)?;
         self.active.size = self.active.len;
@@ -317,6 +322,27 @@ impl Log {
         let segment = self.segments.add(first);
         self.active = Active { file, segment, len: 0, size };
         Ok(())
+    }
+
+    /// Makes the active segment large enough.
+    fn grow(&mut self, need: u64) -> io::Result<()> {
+        let size = need.next_multiple_of(1 << 16);
+        let (free, _) = self.disk.space(&self.segments.dir)?;
+        if free < size - self.active.size {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let (file, before) = (&self.active.file, self.active.size);
+        match fill(file.as_ref(), before, size).and_then(|()| file.sync_data()) {
+            Ok(()) => {
+                self.active.size = size;
+                Ok(())
+            }
+            Err(e) => {
+                // What could not be filled must not keep the last space.
+                let _ = file.set_len(before);
+                Err(e)
+            }
+        }
     }
 
     /// Places an event at the end of the batch.

@@ -1,3 +1,5 @@
+//! Compressed segments read as what went in, whatever their frames hold, and say so where they do not.
+
 use std::io::Read as _;
 use std::path::Path;
 

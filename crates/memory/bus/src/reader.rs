@@ -3,6 +3,8 @@
 use std::io;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::error::BusError;
 use crate::line::{Header, Payload};
 use crate::payload;
@@ -25,9 +27,20 @@ pub(crate) struct Record {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Body {
     /// As it was handed in, with its salt.
-    Here { payload: Vec<u8>, salt: [u8; 16] },
+    Here { payload: Bytes, salt: [u8; 16] },
     /// Erased by the event of this sequence.
     Redacted { by: u64 },
+}
+
+impl Record {
+    /// Returns roughly the bytes that it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        let payload = match &self.body {
+            Body::Here { payload, .. } => payload.len(),
+            Body::Redacted { .. } => 0,
+        };
+        size_of::<Self>() + self.json.len() + payload
+    }
 }
 
 /// A place in the log from which events are read in order.
@@ -198,7 +211,7 @@ fn record(event: &Event<'_>) -> Record {
             let stored = &event.d_line[at.clone()];
             // The digest has been checked, so what cannot be decoded was stored so.
             let payload = payload::decode(event.header.stored, stored).unwrap_or_else(|| stored.to_vec());
-            Body::Here { payload, salt: *salt }
+            Body::Here { payload: payload.into(), salt: *salt }
         }
     };
     Record { header: event.header.clone(), json, body }

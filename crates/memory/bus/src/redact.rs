@@ -19,7 +19,7 @@ use crate::segments::Segments;
 pub(crate) const SUBJECT: &str = "bus.redacted";
 
 /// Prefixes under which nothing is erased.
-pub(crate) const KEPT: [&str; 4] = ["bus", "halt", "keeper", "witness"];
+pub(crate) const KEPT: [&str; 6] = ["blobs", "bus", "dead", "halt", "keeper", "witness"];
 
 /// Most events of one order.
 const EVENTS: usize = 256;

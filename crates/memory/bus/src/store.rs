@@ -328,9 +328,14 @@ impl Index {
 
     /// Hands over durable events; waits while the index is too far behind.
     pub(crate) fn push(&self, entries: Vec<Entry>) {
+        self.push_within(entries, self.limit);
+    }
+
+    /// As [`Self::push`], with a limit of the caller's.
+    pub(crate) fn push_within(&self, entries: Vec<Entry>, limit: u64) {
         let Some(last) = entries.last().map(|e| e.seq) else { return };
         let mut pending = self.lock();
-        while !pending.failed && pending.head - pending.upto > self.limit {
+        while !pending.failed && pending.head - pending.upto > limit {
             pending = self.changed.wait(pending).unwrap_or_else(PoisonError::into_inner);
         }
         for entry in &entries {

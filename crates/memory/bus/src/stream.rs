@@ -13,7 +13,7 @@ use tonic::{Status, Streaming};
 use crate::api::{Api, Caller};
 use crate::bus::Bus;
 use crate::error::BusError;
-use crate::reader::Cursor;
+use crate::reader::{Cursor, Record};
 use crate::wire::{self, Filter};
 use crate::writer::{Expect, Outcome};
 
@@ -264,23 +264,46 @@ pub(crate) struct Follow {
 /// Delivers events from a position on, for ever.
 ///
 /// It knows no live queue: it reads the log up to the durable head, waits until the head moves, and reads on. So a slow
-/// reader is served from disk, and there is nothing to lag behind.
+/// reader is served from disk, and there is nothing to lag behind. At the head one reads for all.
 pub(crate) async fn tail(follow: Follow, answers: mpsc::Sender<Result<pb::TailResponse, Status>>) {
     let Follow { bus, filter, private, from, clock } = follow;
     let filter = Arc::new(filter);
     let mut head = bus.watch();
-    let mut cursor = Cursor::new(Arc::clone(&bus.segments), from);
+    let mut next = from;
+    let mut behind: Option<Cursor> = None;
     loop {
         let upto = head.borrow_and_update().seq;
-        while cursor.next() <= upto {
-            let (reader, wanted) = (Arc::clone(&bus), Arc::clone(&filter));
-            let read = tokio::task::spawn_blocking(move || {
-                let (events, failure) = page(&reader, &mut cursor, upto, &wanted, private, PAGE_EVENTS);
-                (cursor, events, failure)
-            });
-            let Ok((back, events, failure)) = read.await else { return };
-            cursor = back;
-            let answer = pb::TailResponse { events, upto: cursor.next() - 1 };
+        while next <= upto {
+            let recent = match behind {
+                None => bus.recent.at(&bus.segments, next, upto).await,
+                Some(_) => None,
+            };
+            let (events, failure) = match recent {
+                Some(stretch) => {
+                    let records = stretch.from(next);
+                    next += records.len() as u64;
+                    let wanted = records.iter().filter(|record| filter.wants(&record.header));
+                    let event =
+                        |record: &Record| wire::event(record.clone(), bus.origin.as_str(), private, false);
+                    (wanted.map(event).collect(), None)
+                }
+                None => {
+                    let (reader, wanted, segments) =
+                        (Arc::clone(&bus), Arc::clone(&filter), Arc::clone(&bus.segments));
+                    let read = tokio::task::spawn_blocking(move || {
+                        let mut cursor = behind.unwrap_or_else(|| Cursor::new(segments, next));
+                        let (events, failure) =
+                            page(&reader, &mut cursor, upto, &wanted, private, PAGE_EVENTS);
+                        (cursor, events, failure)
+                    });
+                    let Ok((cursor, events, failure)) = read.await else { return };
+                    next = cursor.next();
+                    // At the head it reads with the others again.
+                    behind = (next <= upto).then_some(cursor);
+                    (events, failure)
+                }
+            };
+            let answer = pb::TailResponse { events, upto: next - 1 };
             if answers.send(Ok(answer)).await.is_err() {
                 return;
             }
@@ -292,7 +315,7 @@ pub(crate) async fn tail(follow: Follow, answers: mpsc::Sender<Result<pb::TailRe
         tokio::select! {
             changed = head.changed() => if changed.is_err() { return },
             () = clock.sleep(HEARTBEAT) => {
-                let beat = pb::TailResponse { events: Vec::new(), upto: cursor.next() - 1 };
+                let beat = pb::TailResponse { events: Vec::new(), upto: next - 1 };
                 if answers.send(Ok(beat)).await.is_err() {
                     return;
                 }

@@ -175,8 +175,8 @@ pub(crate) fn event(record: Record, origin: &str, private: bool, whole: bool) ->
     let Record { header, json, body } = record;
     let withheld = !private && header.labels.iter().any(|l| l.as_str() == PRIVATE);
     let (state, payload, salt, redacted_by) = match body {
-        Body::Redacted { by } => (pb::PayloadState::Redacted, Vec::new(), String::new(), by),
-        Body::Here { .. } if withheld => (pb::PayloadState::Withheld, Vec::new(), String::new(), 0),
+        Body::Redacted { by } => (pb::PayloadState::Redacted, Bytes::new(), String::new(), by),
+        Body::Here { .. } if withheld => (pb::PayloadState::Withheld, Bytes::new(), String::new(), 0),
         Body::Here { payload, salt } => {
             let salt = if whole {
                 base64::Engine::encode(&mirror_seal::BASE64_UNPADDED, salt)
@@ -200,7 +200,7 @@ pub(crate) fn event(record: Record, origin: &str, private: bool, whole: bool) ->
         subject: header.subject.to_string(),
         id: header.id.to_string(),
         r#type: r#type.into(),
-        payload: Bytes::from(payload),
+        payload,
         payload_state: state.into(),
         actor: header.actor.into_string(),
         model: header.model.map(|m| m.to_string()).unwrap_or_default(),

@@ -201,7 +201,7 @@ impl Erasures {
                 format!("event {by}, whose statement was signed for another event in its place")
             } else if mark.kept {
                 format!(
-                    "event {by}, and a record of the bus, the halt, the keeper or the witness is never erased"
+                    "event {by}, and a record of the blobs, the bus, the halt, the keeper or the witness, or a dead letter, is never erased"
                 )
             } else {
                 self.proven += 1;

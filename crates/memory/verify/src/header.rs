@@ -391,5 +391,5 @@ fn is_actor(text: &[u8]) -> bool {
 /// Returns whether events of a subject are never erased: folds and proofs of rights are made of them.
 pub(crate) fn is_kept(subject: &[u8]) -> bool {
     let first = subject.split(|byte| *byte == b'.').next().unwrap_or_default();
-    matches!(first, b"bus" | b"halt" | b"keeper" | b"witness")
+    matches!(first, b"blobs" | b"bus" | b"dead" | b"halt" | b"keeper" | b"witness")
 }

@@ -1,6 +1,5 @@
 //! NATS JetStream with a file store that is synced before each answer. Its server has no Unix socket: TCP on the loopback.
 
-use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -25,7 +24,6 @@ pub(crate) enum Sync {
 
 pub(crate) struct JetStream {
     server: Server,
-    address: String,
 }
 
 pub(crate) fn version() -> anyhow::Result<String> {
@@ -41,8 +39,6 @@ pub(crate) fn version() -> anyhow::Result<String> {
 
 impl JetStream {
     pub(crate) fn start(wrapper: &[&str], sync: Sync) -> anyhow::Result<Self> {
-        // A port that was free a moment ago.
-        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
         let server = Server::start(wrapper, "nats-server", |dir| {
             let sync = match sync {
                 Sync::Always => "sync_interval: always, ",
@@ -50,12 +46,21 @@ impl JetStream {
             };
             let (data, conf) = (dir.join("js"), dir.join("nats.conf"));
             let text = format!(
-                "listen: \"{address}\"\njetstream {{ store_dir: {data:?}, {sync}max_mem: 256M, max_file: 8G }}\n"
+                "listen: \"127.0.0.1:-1\"\nports_file_dir: {dir:?}\n\
+                 jetstream {{ store_dir: {data:?}, {sync}max_mem: 256M, max_file: 8G }}\n"
             );
             std::fs::write(&conf, text)?;
             Ok(vec!["-c".to_owned(), conf.to_str().context("the folder is UTF-8")?.to_owned()])
         })?;
-        Ok(Self { server, address })
+        Ok(Self { server })
+    }
+
+    /// Returns where the server listens, once it says so.
+    fn address(&self) -> Option<String> {
+        let mut files = std::fs::read_dir(self.server.dir()).ok()?.flatten().map(|entry| entry.path());
+        let file = files.find(|path| path.extension().is_some_and(|end| end == "ports"))?;
+        let ports: serde_json::Value = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
+        ports["nats"][0].as_str().map(str::to_owned)
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -66,11 +71,16 @@ impl JetStream {
     pub(crate) async fn connect(&self) -> anyhow::Result<Connection> {
         let start = Instant::now();
         loop {
-            match async_nats::connect(&self.address).await {
-                Ok(client) => return Ok(Connection { context: jetstream::new(client) }),
-                Err(e) if start.elapsed() > Duration::from_secs(10) => return Err(e.into()),
-                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            let late = start.elapsed() > Duration::from_secs(10);
+            match self.address() {
+                Some(address) => match async_nats::connect(&address).await {
+                    Ok(client) => return Ok(Connection { context: jetstream::new(client) }),
+                    Err(e) if late => return Err(e.into()),
+                    Err(_) => {}
+                },
+                None => anyhow::ensure!(!late, "nats-server does not say where it listens"),
             }
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 }

@@ -56,15 +56,16 @@ impl Found {
             ["mirror", noun, version] if version.starts_with('v') => noun,
             _ => return self.push(file.name(), format_args!("package {package} is not mirror.<noun>.v<N>")),
         };
-        let expected = format!("mirror/{noun}/{}/{noun}.proto", parts[2]);
-        if file.name() != expected {
-            self.push(file.name(), format_args!("package {package} must stand in {expected}"));
-        }
+        let folder = format!("mirror/{noun}/{}/", parts[2]);
+        let stem = file.name().strip_prefix(&folder).and_then(|name| name.strip_suffix(".proto"));
+        let Some(stem) = stem else {
+            return self.push(file.name(), format_args!("package {package} must stand in {folder}"));
+        };
         let comments = Comments::of(file);
         for service in file.services() {
-            let expected = format!("{}Service", pascal(noun));
+            let expected = format!("{}Service", pascal(stem));
             if service.name() != expected {
-                self.push(service.full_name(), format_args!("the service of {package} is {expected}"));
+                self.push(service.full_name(), format_args!("the service of {} is {expected}", file.name()));
             }
             self.service(&comments, &service);
         }
@@ -231,8 +232,7 @@ mod tests {
     fn each_broken_law_is_named() {
         let text = problems(&bad()).join("\n");
         for part in [
-            "mirror/x/v1/y.proto: package mirror.x.v1 must stand in mirror/x/v1/x.proto",
-            "the service of mirror.x.v1 is XService",
+            "the service of mirror/x/v1/y.proto is YService",
             "mirror.x.v1.Other: has no comment",
             "mirror.x.v1.Other.Get: has no comment",
             "takes or returns mirror.x.v1.Shared, not mirror.x.v1.GetResponse",
@@ -245,6 +245,18 @@ mod tests {
             assert!(text.contains(part), "{part} in:\n{text}");
         }
         assert!(!text.contains("GetRequest: has no comment"), "{text}");
+    }
+
+    #[test]
+    fn a_file_stands_in_the_folder_of_its_package() {
+        let file = FileDescriptorProto {
+            name: Some("mirror/y/v1/x.proto".to_owned()),
+            package: Some("mirror.x.v1".to_owned()),
+            ..Default::default()
+        };
+        let pool = DescriptorPool::from_file_descriptor_set(FileDescriptorSet { file: vec![file] }).unwrap();
+        let named = "mirror/y/v1/x.proto: package mirror.x.v1 must stand in mirror/x/v1/";
+        assert_eq!(problems(&pool), [named]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! `MIRROR_TEST_ROUNDS` multiplies the rounds for a long run.
 
-#![expect(clippy::unwrap_used, reason = "a failed helper is a failed test")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a failed helper is a failed test")]
 
 mod cold;
 mod disk;

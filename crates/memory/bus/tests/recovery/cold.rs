@@ -101,6 +101,24 @@ fn a_compressed_segment_has_the_bytes_of_the_plain_one() {
 }
 
 /// What a crash leaves between the steps of a compression, made by hand.
+/// A first write that is larger than the first segment leaves no empty segment before it, which upkeep would take for a
+/// sealed one.
+#[test]
+fn a_first_write_larger_than_its_segment_stays_in_the_active_one() {
+    let place = Place::new();
+    let config = Config { segment_first_kib: 64, segment_max_kib: 64, ..crate::config() };
+    let engine = Engine::open(&place.bus(), &origin(), &config, Arc::new(RealDisk)).unwrap().0;
+    fill(&engine, 1, 1, 500_000);
+    assert_eq!(engine.compress(), Ok(0), "the only segment is the active one");
+    fill(&engine, 2, 60, 500);
+    let before = engine.all().unwrap();
+    assert_eq!(before.len(), 60);
+    drop(engine);
+    assert_eq!(names(&place), [format!("{:020}.seg", 1)]);
+    let (engine, found) = Engine::open(&place.bus(), &origin(), &config, Arc::new(RealDisk)).unwrap();
+    assert_eq!((engine.all().unwrap(), found), (before, String::new()));
+}
+
 #[test]
 fn every_state_between_plain_and_compressed_reads_the_same() {
     let place = Place::new();

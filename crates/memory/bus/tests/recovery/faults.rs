@@ -357,6 +357,8 @@ async fn a_failed_sync_ends_the_process_and_its_successor_knows_every_id() {
         call(&mut client, &format!("id-{n}")).await.unwrap();
     }
     node.expect_log("a write failed");
+    // Nothing else can be written either while the disk fails.
+    node.expect_log("the snapshot of the consumers was not written");
     let disk = DISK.get().unwrap();
     disk.set(Fault::Sync);
     let error = call(&mut client, "id-11").await.unwrap_err();

@@ -27,10 +27,8 @@ pub(crate) struct World {
 
 pub(crate) fn sandbox(keeper: &Arc<Fake>, config: &str) -> Sandbox {
     let services = [&mirror_bus::SERVICE, &fake::SERVICE, &mirror_witness::SERVICE];
-    // Tests read the segments as text.
-    let config = format!(
-        "[bus]\nsegment_first_kib = 64\nsegment_max_kib = 64\ncompress_after_days = 0\n[witness]\nhold_ms = 300\n{config}"
-    );
+    let config =
+        format!("[bus]\nsegment_first_kib = 64\nsegment_max_kib = 64\n[witness]\nhold_ms = 300\n{config}");
     Sandbox::with(&services).manual_clock().config(&config).given(Arc::clone(keeper))
 }
 

@@ -135,7 +135,7 @@ fn the_right_path_of_another_event_is_refused() {
     proof.header = w.headers[0].clone();
     assert!(Document::Inclusion(proof.clone()).check(w.device.public()).unwrap_err().contains("its leaf"));
     proof.leaf = hex(&w.leaf(0));
-    assert!(Document::Inclusion(proof.clone()).check(w.device.public()).unwrap_err().contains("its path"));
+    assert!(Document::Inclusion(proof).check(w.device.public()).unwrap_err().contains("its path"));
     for (index, size) in [(0, 3), (2, 3), (1, 4), (1, 2)] {
         let wrong = Inclusion { index, size, ..w.inclusion() };
         assert!(Document::Inclusion(wrong).check(w.device.public()).is_err(), "{index} of {size}");

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, IsTerminal as _};
+use std::time::Duration;
 
 use mirror_clock::{Clock as _, SystemClock};
 use mirror_contract::mirror::bus::v1::get_event_request::By;
 use mirror_contract::mirror::bus::v1::{Event, GetEventRequest, PayloadState, RedactRequest, RedactResponse};
 use mirror_contract::mirror::fold::v1::fold_service_client::FoldServiceClient;
-use mirror_contract::mirror::fold::v1::{Copy, ForgetRequest, copy::State};
+use mirror_contract::mirror::fold::v1::{Copy, ForgetRequest, GetFoldRequest, copy::State};
 use mirror_errors::Remote;
 use mirror_kit::fold::FOLD_SERVICE;
 use mirror_kit::{Decl, RedactionStatement, RedactionTarget};
@@ -25,6 +26,10 @@ use crate::text;
 
 /// Most events of one statement.
 const EVENTS: usize = 256;
+
+/// How long a fold may take to read what is to be erased, and how often it is asked.
+const CATCH_UP: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(50);
 
 /// What no command reaches, and what the owner can do about it.
 const BEYOND: &[(&str, &str)] = &[
@@ -73,6 +78,9 @@ pub(crate) async fn run(ctx: &Ctx, out: &mut Out, args: &RedactArgs) -> Result<(
         if !args.yes {
             confirm()?;
         }
+        for (service, why) in behind(ctx, &seqs).await {
+            say(&format!("{service} may not find its copies of these payloads later: {why}"));
+        }
         order(ctx, &events, &args.reason).await?
     };
     // Those that were erased before may have been so by other redactions, and a fold may have missed them.
@@ -107,6 +115,34 @@ async fn events(ctx: &Ctx, seqs: &BTreeSet<u64>) -> Result<Vec<Event>, Failure> 
         events.push(event);
     }
     Ok(events)
+}
+
+/// Waits until the folds have read what is to go, since afterwards the log can no longer tell what was made of it; returns
+/// those that have not, and why.
+async fn behind(ctx: &Ctx, seqs: &BTreeSet<u64>) -> Vec<(&'static str, String)> {
+    let last = seqs.last().copied().unwrap_or(0);
+    let mut behind = Vec::new();
+    let Ok(home) = ctx.home() else { return behind };
+    for decl in app().services.iter().map(|service| service.decl) {
+        if !decl.serves.contains(&FOLD_SERVICE) {
+            continue;
+        }
+        let mut client = FoldServiceClient::new(channel(&home, decl.name));
+        let until = SystemClock.boot() + CATCH_UP;
+        loop {
+            let why = match client.get_fold(GetFoldRequest {}).await {
+                Ok(answer) if answer.get_ref().upto >= last => break,
+                Ok(answer) => format!("it has read up to event {}", answer.get_ref().upto),
+                Err(status) => Remote::from_status(&status).to_string(),
+            };
+            if SystemClock.boot() >= until {
+                behind.push((decl.name, why));
+                break;
+            }
+            SystemClock.sleep(LOOK).await;
+        }
+    }
+    behind
 }
 
 /// Returns what is told of an event before its payload goes, without the payload.
