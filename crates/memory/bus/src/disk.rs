@@ -78,6 +78,20 @@ impl Disk for RealDisk {
 /// Newlines, with which a segment is filled ahead of use.
 static FILL: [u8; 1 << 16] = [b'\n'; 1 << 16];
 
+/// Returns how many newlines bytes begin with. Most of an active segment is newlines, so they are compared in blocks.
+pub(crate) fn leading_newlines(bytes: &[u8]) -> usize {
+    let blank = bytes.chunks(FILL.len() >> 4).take_while(|block| *block == &FILL[..block.len()]);
+    let skipped: usize = blank.map(<[u8]>::len).sum();
+    skipped + bytes[skipped..].iter().take_while(|b| **b == b'\n').count()
+}
+
+/// Returns where the last byte that is no newline ends, 0 when there is none.
+pub(crate) fn text_end(bytes: &[u8]) -> usize {
+    let blank = bytes.rchunks(FILL.len() >> 4).take_while(|block| *block == &FILL[..block.len()]);
+    let rest = bytes.len() - blank.map(<[u8]>::len).sum::<usize>();
+    rest - bytes[..rest].iter().rev().take_while(|b| **b == b'\n').count()
+}
+
 /// Writes newlines from `from` to `to`.
 pub(crate) fn fill(file: &dyn LogFile, mut from: u64, to: u64) -> io::Result<()> {
     while from < to {
@@ -116,4 +130,21 @@ pub(crate) fn read_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<us
         }
     }
     Ok(done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::{ProptestConfig, proptest};
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+        #[test]
+        fn runs_of_newlines_are_counted(head in 0..9_000_usize, text in "[a\n]{0,3}", tail in 0..9_000_usize) {
+            let bytes = ["\n".repeat(head), text, "\n".repeat(tail)].concat().into_bytes();
+            let first = bytes.iter().position(|b| *b != b'\n').unwrap_or(bytes.len());
+            assert_eq!(leading_newlines(&bytes), first);
+            assert_eq!(text_end(&bytes), bytes.iter().rposition(|b| *b != b'\n').map_or(0, |at| at + 1));
+        }
+    }
 }

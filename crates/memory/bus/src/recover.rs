@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use mirror_types::Origin;
 
-use crate::disk::{Disk, LogFile, fill, read_at};
+use crate::disk::{Disk, LogFile, fill, read_at, text_end};
 use crate::line::{D_LIMIT, E_LIMIT, Header, Payload};
 use crate::redact::UNLAWFUL;
 use crate::scan::{Chain, Lines};
@@ -248,8 +248,9 @@ pub(crate) fn last_byte(open: Opener<'_>, from: u64, size: u64) -> io::Result<u6
         let start = end.saturating_sub(buf.len() as u64).max(from);
         let len = usize::try_from(end - start).unwrap_or(buf.len());
         let n = source.read_at(&mut buf[..len], start)?;
-        if let Some(at) = buf[..n].iter().rposition(|b| *b != b'\n') {
-            return Ok(start + at as u64 + 1);
+        let text = text_end(&buf[..n]);
+        if text > 0 {
+            return Ok(start + text as u64);
         }
         end = start;
     }

@@ -5,6 +5,7 @@ use std::io;
 use mirror_seal::Hash;
 use mirror_types::{Hlc, Origin};
 
+use crate::disk::leading_newlines;
 use crate::line::{D_LIMIT, E_LIMIT, Flaw, Header, Payload, read_d, read_e};
 use crate::source::Source;
 
@@ -115,6 +116,7 @@ impl Lines {
     /// Returns the header of the next valid E line after here, and where it stands; for resynchronising.
     pub(crate) fn next_header(&mut self, origin: &Origin) -> io::Result<Option<(u64, Header)>> {
         loop {
+            self.start += leading_newlines(&self.buf[self.start..]);
             let Some((start, end)) = self.peek(0, E_LIMIT.max(D_LIMIT))? else {
                 if self.end {
                     return Ok(None);
@@ -140,10 +142,10 @@ impl Lines {
     /// Returns whether nothing but newlines follows.
     pub(crate) fn only_newlines(&mut self) -> io::Result<bool> {
         loop {
-            if self.buf[self.start..].iter().any(|b| *b != b'\n') {
+            self.start += leading_newlines(&self.buf[self.start..]);
+            if self.start < self.buf.len() {
                 return Ok(false);
             }
-            self.start = self.buf.len();
             if !self.more()? {
                 return Ok(true);
             }

@@ -108,7 +108,7 @@ fn a_first_write_larger_than_its_segment_stays_in_the_active_one() {
     let place = Place::new();
     let config = Config { segment_first_kib: 64, segment_max_kib: 64, ..crate::config() };
     let engine = Engine::open(&place.bus(), &origin(), &config, Arc::new(RealDisk)).unwrap().0;
-    fill(&engine, 1, 1, 500_000);
+    fill(&engine, 1, 1, 65_400);
     assert_eq!(engine.compress(), Ok(0), "the only segment is the active one");
     fill(&engine, 2, 60, 500);
     let before = engine.all().unwrap();
