@@ -338,8 +338,7 @@ pub fn files_with(dir: &Path, text: &str) -> Vec<PathBuf> {
         if path.is_dir() {
             found.extend(files_with(&path, text));
         } else if let Ok(bytes) = std::fs::read(&path)
-            // The search of the standard library is quick without optimisation too.
-            && String::from_utf8_lossy(&bytes).contains(text)
+            && memchr::memmem::find(&bytes, text.as_bytes()).is_some()
         {
             found.push(path);
         }
