@@ -147,7 +147,8 @@ impl Follower {
     fn take(&mut self, response: pb::TailResponse) -> Next {
         let mut events = response.events;
         events.retain(|event| event.seq > self.place.upto);
-        let mut last = self.place.upto;
+        let before = self.place.upto;
+        let mut last = before;
         for event in &events {
             let ordered =
                 if self.filter.is_some() { event.seq > last } else { event.seq == last.saturating_add(1) };
@@ -162,7 +163,10 @@ impl Follower {
         if self.filter.is_some() {
             self.place.upto = self.place.upto.max(response.upto);
         }
-        self.pause = PAUSE;
+        if self.place.upto > before {
+            // An answer alone proves nothing: at damage the bus answers, and ends the stream.
+            self.pause = PAUSE;
+        }
         Next::Batch(events)
     }
 
@@ -203,4 +207,30 @@ async fn open(
 
 fn is_missing(status: &Status) -> bool {
     matches!(Remote::from_status(status).reason.as_str(), "BUS_EVENT_MISSING" | "BUS_POSITION_OUT_OF_RANGE")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{SocketDial, channel};
+    use mirror_paths::Home;
+
+    #[tokio::test]
+    async fn only_progress_shortens_the_wait() {
+        let home = Home::at("/nonexistent").unwrap();
+        let bus = channel(Arc::new(SocketDial::new(home)), "bus");
+        let mut follower = Follower::new(bus, Place::default());
+        for _ in 0..10 {
+            assert!(
+                matches!(follower.take(pb::TailResponse::default()), Next::Batch(events) if events.is_empty())
+            );
+            assert!(matches!(follower.away("damaged".to_owned()), Next::Away(_)));
+        }
+        assert_eq!(follower.pause, PAUSE_LIMIT, "a bus that answers and hangs up is asked ever more seldom");
+        let event = pb::Event { seq: 1, ..pb::Event::default() };
+        follower.take(pb::TailResponse { events: vec![event], upto: 1 });
+        assert_eq!(follower.pause, PAUSE);
+    }
 }

@@ -85,7 +85,7 @@ impl Bus {
         let (dir, aside) = folders(bus);
         let mut store = Store::open(&dir, &aside)?;
         let (mut log, recovery) =
-            Log::open(Arc::clone(&disk), bus, origin, config.clone(), store.upto(), clock.wall_ms())?;
+            Log::open(Arc::clone(&disk), bus, origin, config.clone(), store.reach(), clock.wall_ms())?;
         log.rest()?;
         if recovery.damage.is_empty() && !recovery.is_clean() && log.sealed().is_none() {
             // Before the index forgets what is lost, so that the loss is named whatever happens meanwhile.

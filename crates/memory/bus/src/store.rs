@@ -12,9 +12,14 @@ use std::time::Duration;
 use mirror_types::Subject;
 
 /// Version of the index's form; another one is rebuilt.
-const FOLD: u64 = 2;
+const FOLD: u64 = 3;
 
+/// Key of three numbers: the form, the event up to which the index is whole, and the highest of which it may hold something.
 const META: &[u8] = b"m";
+
+/// Rows that are stored in one batch: sled holds a copy of a page for each row of a batch until the batch ends, so that one
+/// of thousands takes a gigabyte.
+const ROWS: usize = 64;
 
 /// Name of the file that says that the index is to be set aside.
 const BROKEN: &str = "broken";
@@ -53,6 +58,7 @@ pub(crate) struct Store {
     db: sled::Db,
     dir: PathBuf,
     upto: u64,
+    reach: u64,
 }
 
 impl Store {
@@ -88,20 +94,20 @@ impl Store {
         let opened =
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| -> Result<Self, StoreError> {
                 let db = config.open()?;
-                let upto = match db.get(META)? {
-                    None if db.is_empty() => 0,
+                let (upto, reach) = match db.get(META)? {
+                    None if db.is_empty() => (0, 0),
                     None => return Err(StoreError::Form),
                     Some(meta) => {
                         let number = |at: usize| {
                             meta.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_be_bytes)
                         };
-                        match (number(0), number(8)) {
-                            (Some(FOLD), Some(upto)) => upto,
+                        match (number(0), number(8), number(16)) {
+                            (Some(FOLD), Some(upto), Some(reach)) => (upto, reach),
                             _ => return Err(StoreError::Form),
                         }
                     }
                 };
-                Ok(Self { db, dir: dir.to_owned(), upto })
+                Ok(Self { db, dir: dir.to_owned(), upto, reach })
             }));
         opened.unwrap_or(Err(StoreError::Panicked))
     }
@@ -110,27 +116,39 @@ impl Store {
         self.upto
     }
 
+    /// Returns the highest event that the index may have seen, which was durable then.
+    pub(crate) fn reach(&self) -> u64 {
+        self.reach
+    }
+
     fn apply(&mut self, entries: &[Entry]) -> Result<(), StoreError> {
         let Some(last) = entries.last() else { return Ok(()) };
-        let mut batch = sled::Batch::default();
+        let mut rows: Vec<(Vec<u8>, u64)> = Vec::with_capacity(entries.len());
         let mut subjects: HashMap<&str, u64> = HashMap::new();
         for entry in entries {
-            if let Some(key) = &entry.key {
-                batch.insert(&id_key(key), &entry.seq.to_be_bytes());
-            }
-            for erased in &entry.erased {
-                batch.insert(&erased_key(*erased), &entry.seq.to_be_bytes());
-            }
+            rows.extend(entry.key.iter().map(|key| (id_key(key).to_vec(), entry.seq)));
+            rows.extend(entry.erased.iter().map(|erased| (erased_key(*erased).to_vec(), entry.seq)));
             subjects.insert(entry.subject.as_str(), entry.seq);
         }
-        for (subject, seq) in subjects {
-            batch.insert(subject_key(subject), &seq.to_be_bytes());
+        rows.extend(subjects.into_iter().map(|(subject, seq)| (subject_key(subject), seq)));
+        // Neighbours share a page.
+        rows.sort_unstable();
+        self.note(self.upto, last.seq)?;
+        for some in rows.chunks(ROWS) {
+            let mut batch = sled::Batch::default();
+            for (key, seq) in some {
+                batch.insert(key.as_slice(), &seq.to_be_bytes());
+            }
+            self.db.apply_batch(batch)?;
         }
-        let mut meta = FOLD.to_be_bytes().to_vec();
-        meta.extend_from_slice(&last.seq.to_be_bytes());
-        batch.insert(META, meta);
-        self.db.apply_batch(batch)?;
-        self.upto = last.seq;
+        self.note(last.seq, last.seq)
+    }
+
+    /// Stores how far the index is whole, and how far it may reach: between the two it is applied again.
+    fn note(&mut self, upto: u64, reach: u64) -> Result<(), StoreError> {
+        let meta: Vec<u8> = [FOLD, upto, reach].iter().flat_map(|n| n.to_be_bytes()).collect();
+        self.db.insert(META, meta)?;
+        (self.upto, self.reach) = (upto, reach);
         Ok(())
     }
 }
@@ -192,7 +210,11 @@ impl Index {
     pub(crate) fn new(store: &Store, limit: u64, fatal: Fatal) -> Self {
         let pending = Pending { upto: store.upto, head: store.upto, ..Pending::default() };
         // It was opened a moment ago; what it cannot count now it cannot answer later, and is rebuilt then.
-        let erased = store.db.range(&b"r"[..]..&b"s"[..]).count() as u64;
+        let erased = store.db.range(&b"r"[..]..&b"s"[..]).flatten();
+        // Those after are counted when they are handed over once more.
+        let erased = erased
+            .filter(|(_, by)| sequence(Some(by.clone())).is_some_and(|by| by <= store.upto))
+            .count() as u64;
         Self {
             db: store.db.clone(),
             pending: Mutex::new(pending),

@@ -304,7 +304,8 @@ pub(crate) async fn tail(follow: Follow, answers: mpsc::Sender<Result<pb::TailRe
                 }
             };
             let answer = pb::TailResponse { events, upto: next - 1 };
-            if answers.send(Ok(answer)).await.is_err() {
+            let says = failure.is_none() || !answer.events.is_empty();
+            if says && answers.send(Ok(answer)).await.is_err() {
                 return;
             }
             if let Some(e) = failure {
