@@ -79,7 +79,9 @@ mod tests {
         let dots = ".".repeat(5_745);
         assert_eq!(SubjectFilter::parse(&dots), Err(NameError::Long { len: 5_745, max: 255 }));
         let longest = format!("{}.>", "a".repeat(253));
-        assert!(SubjectFilter::parse(&longest).is_ok() && SubjectFilter::parse(&format!("a{longest}")).is_err());
+        assert!(
+            SubjectFilter::parse(&longest).is_ok() && SubjectFilter::parse(&format!("a{longest}")).is_err()
+        );
     }
 
     #[test]

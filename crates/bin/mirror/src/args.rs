@@ -13,8 +13,8 @@ mod home;
 
 pub(crate) use agents::{InstallArgs, LogsArgs, NamesArgs, RestartArgs, StopArgs};
 pub(crate) use bus::{
-    BusVerb, CompressArgs, ConsumeArgs, ConsumersVerb, ExportArgs, IndexVerb, LogImportArgs, ProveArgs, RedactArgs, RepairArgs,
-    SealArgs, VerifyArgs,
+    BusVerb, CompressArgs, ConsumeArgs, ConsumersVerb, ExportArgs, IndexVerb, LogImportArgs, ProveArgs,
+    RedactArgs, RepairArgs, SealArgs, VerifyArgs,
 };
 pub(crate) use fleet::{
     CheckpointArgs, HaltArgs, HaltVerb, KeysArgs, KeysVerb, NotifyArgs, NotifyPut, NotifyVerb, PulseArgs,

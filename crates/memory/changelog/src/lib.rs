@@ -69,9 +69,8 @@ async fn build(context: Context) -> Result<Built, StartError> {
         shutdown: context.shutdown(),
     };
     let standing = Arc::new(reader::Standing { shelf: Arc::clone(&shelf), store: store.clone() });
-    let built = Built::new()
-        .serve(ChangelogServiceServer::new(api))
-        .serve(folds::server(&context, bus, standing));
+    let built =
+        Built::new().serve(ChangelogServiceServer::new(api)).serve(folds::server(&context, bus, standing));
     Ok(built.on_drain(move || {
         let fold = shelf.fold();
         if fold.upto() > 0 {

@@ -75,5 +75,8 @@ fn build(cx: &Context) -> Result<Built, StartError> {
     cx.tasks().spawn(follow::Reader::new(cx, channel, fold.clone(), store.clone(), health).run());
     cx.tasks().spawn(courier.run());
     let api = api::Api::new(fold.clone(), recorder, board, cx.clock(), settings.quiet, settings.cards);
-    Ok(Built::new().serve(NotifyServiceServer::new(api)).serve(standing).on_drain(move || store.save(fold.borrow().clone())))
+    Ok(Built::new()
+        .serve(NotifyServiceServer::new(api))
+        .serve(standing)
+        .on_drain(move || store.save(fold.borrow().clone())))
 }

@@ -77,8 +77,13 @@ impl World {
             max_in_hands: 1 + u32::try_from(dice.roll(12)).unwrap(),
         };
         let created = Record::Created(Created::new(config.clone(), "local".into(), 0));
-        let log =
-            vec![Line::Other, Line::Matching, Line::Other, Line::Matching, Line::Record(Box::new(created.clone()))];
+        let log = vec![
+            Line::Other,
+            Line::Matching,
+            Line::Other,
+            Line::Matching,
+            Line::Record(Box::new(created.clone())),
+        ];
         let mut book = Book::default();
         book.apply(log.len() as u64, &created);
         let mut model = Model::new(config.clone());
