@@ -90,6 +90,17 @@ const SECTIONS: &[Section] = &[
         args: &["rebuild"],
     },
     Section {
+        title: "Verification of the log",
+        text: "The second reader against the hashes and CRCs of the same bytes alone, which every verification must compute: CPU time, user and \
+               system. Bar: at most twice.",
+        args: &["verify", "--rounds", "7"],
+    },
+    Section {
+        title: "The same, each event with an id of the caller's",
+        text: "Ids are also checked to be different.",
+        args: &["verify", "--rounds", "7", "--ids"],
+    },
+    Section {
         title: "The idle fleet",
         text: "All services of the catalogue under `mirror up`. Memory is the proportional set size.",
         args: &["idle", "--seconds", "30"],
