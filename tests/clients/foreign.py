@@ -25,6 +25,9 @@ from grpc_reflection.v1alpha import reflection_pb2
 AUTHORITY = ("grpc.default_authority", "localhost")
 WAIT = 20
 STANDARD = {"grpc.health.v1.Health", "mirror.kit.v1.KitService"}
+FOLD = "mirror.fold.v1.FoldService"
+# Services that serve a second one.
+BESIDE = {"blobs": FOLD, "bus": "mirror.bus.v1.ConsumerService", "changelog": FOLD, "notify": FOLD}
 
 
 class Checks:
@@ -170,7 +173,8 @@ def list_and_describe(socket, checks, show):
     services = listed["v1alpha"] or []
     checks.that(listed["v1"] == listed["v1alpha"], f"{name}: v1 and v1alpha list the same", listed)
     own = f"mirror.{name.replace('-', '_')}.v1.{name.title().replace('-', '')}Service"
-    checks.that(set(services) == STANDARD | {own}, f"{name}: lists its own service, health and kit only", services)
+    known = STANDARD | {own} | {BESIDE[n] for n in (name,) if n in BESIDE}
+    checks.that(set(services) == known, f"{name}: lists its own services, health and kit only", services)
 
     for service_name in services:
         checks.run(f"{name}: {service_name} is described", lambda s=service_name: socket.load(s))
@@ -272,6 +276,7 @@ def use_bus(socket, checks, _):
 
     read = [e.payload.decode() for p in socket.call(bus + "Read", {"from": ack["seq"]}) for e in p.events]
     checks.that(read[:101] == wanted, "bus: Read returns them again", read[:5])
+    checks.run("bus: its consumers are used", lambda: use_consumers(socket, checks, ack["seq"]))
     try:
         socket.call(bus + "Append", {"event": {**note("x"), "subject": "Not A Subject"}})
         checks.that(False, "bus: a bad subject is refused", "it was stored")
@@ -279,6 +284,37 @@ def use_bus(socket, checks, _):
         good = error.code() == grpc.StatusCode.INVALID_ARGUMENT and "subject" in error.details()
         checks.that(good, "bus: a bad subject is refused by name", describe_error(error))
         checks.run("bus: the rich error is decoded by reflection", lambda: rich_error(socket, checks, error))
+
+
+def use_consumers(socket, checks, first):
+    """A durable consumer: what is acknowledged does not come again, what is refused does."""
+    service = "mirror.bus.v1.ConsumerService/"
+    config = {"name": "foreign", "filter": {"subjects": ["local.foreign"]}, "from": first}
+    made = as_json(socket.call(service + "CreateConsumer", {"config": config}))
+    checks.that(made.get("created"), "bus: CreateConsumer makes a consumer", made)
+    got = as_json(socket.call(service + "Fetch", {"name": "foreign", "max": 2}))["deliveries"]
+    checks.that([d["event"]["seq"] for d in got][:1] == [first], "bus: Fetch delivers in order", got)
+    done = {"token": got[0]["token"], "outcome": "OUTCOME_ACK"}
+    again = {"token": got[1]["token"], "outcome": "OUTCOME_NACK", "delay": "0s", "reason": "a test"}
+    told = as_json(socket.call(service + "Settle", {"name": "foreign", "settlements": [done, again]}))
+    checks.that("stale" not in told, "bus: Settle takes both tokens", told)
+    back = as_json(socket.call(service + "Fetch", {"name": "foreign", "max": 1, "wait": "8s"}))["deliveries"][0]
+    same = back["event"]["seq"] == got[1]["event"]["seq"] and back["attempt"] == 2
+    checks.that(same, "bus: what was refused comes again, what was acknowledged does not", back)
+    listed = as_json(socket.call(service + "ListConsumers", {"name": "foreign"}))["consumers"]
+    checks.that(len(listed) == 1 and listed[0]["owner"] == "local", "bus: ListConsumers knows its owner", listed)
+    socket.call(service + "DeleteConsumer", {"name": "foreign"})
+    left = as_json(socket.call(service + "ListConsumers", {}))
+    checks.that("consumers" not in left, "bus: DeleteConsumer removes it", left)
+
+
+def use_fold(socket, checks, bus):
+    bus.load("mirror.bus.v1.BusService")
+    head = int(as_json(bus.call("mirror.bus.v1.BusService/GetStatus", {}))["head"])
+    deadline, upto = time.monotonic() + WAIT, 0
+    while upto < head and time.monotonic() < deadline:
+        upto = int(as_json(socket.call(FOLD + "/GetFold", {})).get("upto", 0))
+    checks.that(upto >= head, f"{socket.name}: GetFold reaches the head", (upto, head))
 
 
 def rich_error(socket, checks, error):
@@ -431,6 +467,10 @@ def use_witness(socket, checks, bus):
     )
     newest = as_json(socket.call(service + "GetCheckpoint", {}))["checkpoint"]
     checks.that(int(newest["size"]) >= int(made["size"]), "witness: GetCheckpoint returns the newest", newest)
+    proof = as_json(socket.call(service + "ProveInclusion", {"seq": ack["seq"], "size": made["size"]}))
+    checks.that(proof["leaf"] == ack["leaf"] and proof["note"] == made["note"], "witness: ProveInclusion proves it", proof)
+    growth = as_json(socket.call(service + "ProveConsistency", {"from_size": 1, "to_size": made["size"]}))
+    checks.that(growth["to_root"] == proof["root"], "witness: ProveConsistency ends at the same root", growth)
     listed = as_json(socket.call(service + "ListCheckpoints", {"limit": 100}))["checkpoints"]
     checks.that(made["note"] in [c["note"] for c in listed], "witness: ListCheckpoints has it", listed)
     begun = as_json(socket.call(service + "RunVerification", {}))
@@ -608,6 +648,8 @@ def main():
         use = USES.get(name)
         if checks.that(use, f"{name}: this client knows how to use it", "add it to USES"):
             checks.run(f"{name}: is used", lambda s=socket, u=use: u(s, checks, sockets.get("bus")))
+        if BESIDE.get(name) == FOLD:
+            checks.run(f"{name}: its fold is asked", lambda s=socket: use_fold(s, checks, sockets["bus"]))
         checks.run(f"{name}: authority", lambda s=socket: wrong_authority(s, checks))
     for socket in sockets.values():
         socket.channel.close()

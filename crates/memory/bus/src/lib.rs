@@ -68,7 +68,8 @@ pub const DECL: Decl = Decl {
     subjects: &["bus", "dead"],
     reasons: error::REASONS,
     criticality: Criticality::Vital,
-    memory_mb: 10,
+    // An empty one takes 10; the index of millions of ids is what grows, most of all while it is built anew.
+    memory_mb: 24,
     max_in_flight: 4096,
     ..Decl::DEFAULT
 };

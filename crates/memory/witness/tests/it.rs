@@ -231,21 +231,20 @@ async fn a_witness_that_is_killed_in_the_middle_goes_on() {
 async fn a_log_that_grows_while_it_is_verified_is_whole() {
     let w = world("checkpoint_events = 200\n").await;
     w.append(100).await;
-    {
-        let verifying = async {
-            for _ in 0..5 {
-                let found = w.verify().await;
-                assert_eq!((found.events > 0, found.findings), (true, Vec::new()));
-            }
-        };
-        tokio::pin!(verifying);
-        loop {
-            tokio::select! {
-                () = &mut verifying => break,
-                _ = w.append(40) => {}
-            }
+    let done = std::cell::Cell::new(false);
+    let verifying = async {
+        for _ in 0..5 {
+            let found = w.verify().await;
+            assert_eq!((found.events > 0, found.findings), (true, Vec::new()));
         }
-    }
+        done.set(true);
+    };
+    let growing = async {
+        while !done.get() {
+            w.append(40).await;
+        }
+    };
+    tokio::join!(verifying, growing);
     assert_eq!(w.verify().await.events, w.head().await);
     w.node.finish().await;
 }
