@@ -8,12 +8,8 @@ git ls-files -z --cached --others --exclude-standard | tar --null -T - -cf - | t
 # A target folder of its own: a shared one would mix the copy's crates with the original's.
 target="$copy/target"
 mkdir -p "$target/debug"
-built="${CARGO_TARGET_DIR:-target}/debug"
-# Of what was built only the dependencies can be used again.
-[ ! -d "$built/deps" ] || (cd "$built" && find deps -type f -name '*.*' ! -name '*mirror*' ! -name '*xtask*' -print0 |
-    tar --null -T - -cf -) | tar -xf - -C "$target/debug"
-for part in build .fingerprint; do
-    [ ! -d "$built/$part" ] || cp -a "$built/$part" "$target/debug/"
+for part in deps build .fingerprint; do
+    [ ! -d "${CARGO_TARGET_DIR:-target}/debug/$part" ] || cp -a "${CARGO_TARGET_DIR:-target}/debug/$part" "$target/debug/"
 done
 cd "$copy"
 touch crates/base/contract/build.rs
