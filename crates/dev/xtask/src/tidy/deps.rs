@@ -57,11 +57,29 @@ pub fn manifests(sources: &[Source]) -> Vec<String> {
         if lints != Some(true) {
             problems.push(format!("{path}: [lints] must say `workspace = true`"));
         }
+        problems.extend(examples(sources, path, &manifest));
     }
     if let Some(root) = sources.iter().find(|s| s.path == "Cargo.toml") {
         problems.extend(order(root.text.as_deref().unwrap_or_default()));
     }
     problems
+}
+
+/// The examples of a library are tested, and one without any is not built for them: that takes seconds for each crate.
+fn examples(sources: &[Source], path: &str, manifest: &toml::Table) -> Option<String> {
+    let src = path.replace("Cargo.toml", "src/");
+    let library = manifest.contains_key("lib") || sources.iter().any(|s| s.path == format!("{src}lib.rs"));
+    let own = sources.iter().filter(|s| s.path.starts_with(&src));
+    let mut lines = own.flat_map(|s| s.text.as_deref().unwrap_or_default().lines().map(str::trim_start));
+    let has = lines.any(|l| l.starts_with("/// ```") || l.starts_with("//! ```"));
+    let asked = manifest.get("lib").and_then(|l| l.get("doctest")).and_then(toml::Value::as_bool);
+    (library && has == (asked == Some(false))).then(|| {
+        if has {
+            format!("{path}: has examples, which [lib] must not leave out with `doctest = false`")
+        } else {
+            format!("{path}: has no examples: [lib] must say `doctest = false`")
+        }
+    })
 }
 
 /// The foreign crates stand in order of name, so that two branches seldom touch the same line.
@@ -194,6 +212,24 @@ mod tests {
         assert!(problems[0].contains("b must say"), "{problems:?}");
         assert!(problems[1].contains("c sets features"), "{problems:?}");
         assert!(problems[2].contains("c/Cargo.toml: [lints]"), "{problems:?}");
+    }
+
+    #[test]
+    fn examples_are_tested_where_there_are_any() {
+        let lints = "[lints]\nworkspace = true\n";
+        let off = format!("{lints}[lib]\ndoctest = false\n");
+        let with = "/// ```\n/// x();\n/// ```\n";
+        for (manifest, code, problem) in [
+            (lints, with, None),
+            (&off, "", None),
+            (lints, "", Some("has no examples")),
+            (&off, with, Some("must not leave out")),
+        ] {
+            let crate_of = [source("crates/a/b/Cargo.toml", manifest), source("crates/a/b/src/lib.rs", code)];
+            let found = manifests(&crate_of);
+            assert_eq!(found.len(), usize::from(problem.is_some()), "{found:?}");
+            assert!(found.iter().all(|f| problem.is_some_and(|p| f.contains(p))), "{found:?}");
+        }
     }
 
     #[test]
