@@ -2,29 +2,31 @@
 
 use crate::merkle::Hash;
 
-/// The value of each character, `BAD` for what is none.
-const VALUES: [u8; 256] = values();
+/// What each character stands for at each of the four places of a group, shifted there; `BAD` for what is none.
+const VALUES: [[u32; 256]; 4] = values();
 
-const BAD: u8 = 0xff;
+const BAD: u32 = 1 << 24;
 
-const fn values() -> [u8; 256] {
+const fn values() -> [[u32; 256]; 4] {
     let letters = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut table = [BAD; 256];
+    let mut table = [[BAD; 256]; 4];
     let mut i = 0_u8;
     while i < 64 {
-        table[letters[i as usize] as usize] = i;
+        let mut place = 0;
+        while place < 4 {
+            table[place][letters[i as usize] as usize] = (i as u32) << (18 - 6 * place);
+            place += 1;
+        }
         i += 1;
     }
     table
 }
 
-/// Reads three bytes of four characters; returns them, and what is above 63 when a character is none.
+/// Reads three bytes of four characters, in the lower 24 bits; more than these when a character is none.
 #[inline]
-fn four(text: [u8; 4]) -> ([u8; 3], u8) {
-    let [a, b, c, d] = text.map(|byte| VALUES[usize::from(byte)]);
-    let all = (u32::from(a) << 18) | (u32::from(b) << 12) | (u32::from(c) << 6) | u32::from(d);
-    let [_, x, y, z] = all.to_be_bytes();
-    ([x, y, z], a | b | c | d)
+fn four(text: [u8; 4]) -> u32 {
+    let [a, b, c, d] = text.map(usize::from);
+    VALUES[0][a] | VALUES[1][b] | VALUES[2][c] | VALUES[3][d]
 }
 
 /// Reads 32 bytes of 43 characters and the `=` that pads them.
@@ -32,17 +34,15 @@ fn four(text: [u8; 4]) -> ([u8; 3], u8) {
 pub(crate) fn hash(text: &[u8; 44]) -> Option<Hash> {
     let mut bytes = [0; 33];
     let mut bad = 0;
-    // The padding stands for no bits, as "A" does.
-    let mut last = [text[40], text[41], text[42], b'A'];
     for (from, to) in text[..40].chunks_exact(4).zip(bytes.chunks_exact_mut(3)) {
-        let (three, wrong) = four([from[0], from[1], from[2], from[3]]);
-        to.copy_from_slice(&three);
-        bad |= wrong;
+        let three = four([from[0], from[1], from[2], from[3]]);
+        to.copy_from_slice(&three.to_be_bytes()[1..]);
+        bad |= three;
     }
-    let (three, wrong) = four(last);
-    bytes[30..].copy_from_slice(&three);
-    last[3] = text[43];
-    if (bad | wrong) > 63 || last[3] != b'=' || bytes[32] != 0 {
+    // The padding stands for no bits, as "A" does.
+    let three = four([text[40], text[41], text[42], b'A']);
+    bytes[30..].copy_from_slice(&three.to_be_bytes()[1..]);
+    if (bad | three) >= BAD || text[43] != b'=' || bytes[32] != 0 {
         return None;
     }
     bytes.first_chunk::<32>().copied()
@@ -54,13 +54,13 @@ pub(crate) fn salt(text: &[u8; 22]) -> Option<[u8; 16]> {
     let mut bytes = [0; 18];
     let mut bad = 0;
     for (from, to) in text[..20].chunks_exact(4).zip(bytes.chunks_exact_mut(3)) {
-        let (three, wrong) = four([from[0], from[1], from[2], from[3]]);
-        to.copy_from_slice(&three);
-        bad |= wrong;
+        let three = four([from[0], from[1], from[2], from[3]]);
+        to.copy_from_slice(&three.to_be_bytes()[1..]);
+        bad |= three;
     }
-    let (three, wrong) = four([text[20], text[21], b'A', b'A']);
-    bytes[15..].copy_from_slice(&three);
-    if (bad | wrong) > 63 || bytes[16] != 0 || bytes[17] != 0 {
+    let three = four([text[20], text[21], b'A', b'A']);
+    bytes[15..].copy_from_slice(&three.to_be_bytes()[1..]);
+    if (bad | three) >= BAD || bytes[16] != 0 || bytes[17] != 0 {
         return None;
     }
     bytes.first_chunk::<16>().copied()

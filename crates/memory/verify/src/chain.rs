@@ -8,7 +8,7 @@ use crate::findings::{Findings, Place};
 use crate::ids::Ids;
 use crate::keys::Keys;
 use crate::merkle::{Frontier, Hash, hex};
-use crate::read::{Body, Head};
+use crate::read::{Body, Head, Id};
 use crate::report::{FindingKind, OriginReport, Root, Tail};
 
 /// The state of a log up to a place in it.
@@ -31,6 +31,8 @@ pub(crate) struct Chain {
     first: u64,
     tree: Frontier,
     pub(crate) ids: Ids,
+    /// Events with the id that the bus gave them, which needs no comparing with others.
+    own_ids: u64,
     pub(crate) erasures: Erasures,
     /// Whose signatures count.
     pub(crate) keys: Arc<Keys>,
@@ -58,6 +60,7 @@ impl Chain {
             first: 0,
             tree: Frontier::default(),
             ids: Ids::new(options.ids),
+            own_ids: 0,
             erasures: Erasures::default(),
             keys: Arc::default(),
             payload_bytes: 0,
@@ -198,8 +201,14 @@ impl Chain {
             );
             self.findings.add(FindingKind::BadBatch, place, seq, why);
         }
-        if self.ids.add(head.id, head.seq, place) {
-            self.settle_ids();
+        match head.id {
+            Id::Own => self.own_ids += 1,
+            Id::Misnamed => {
+                let why = "the id is one that the bus gives, to another event";
+                self.findings.add(FindingKind::BadHeader, place, seq, why);
+            }
+            Id::Caller(id) if self.ids.add(id, head.seq, place) => self.settle_ids(),
+            Id::Caller(_) => {}
         }
     }
 
@@ -262,7 +271,7 @@ impl Chain {
             root_hex: self.whole.then(|| hex(&self.tree.root())),
             roots: self.roots,
             payload_bytes: self.payload_bytes,
-            ids_compared: self.ids.compared,
+            ids_compared: self.own_ids + self.ids.compared,
             compressed: 0,
             checkpoints: 0,
             covered: 0,

@@ -157,16 +157,8 @@ impl<'a> Cursor<'a> {
     /// Reads one or more characters of a class, up to a quotation mark.
     #[inline]
     fn class(&mut self, key: &'static str, limit: usize, class: u8) -> Result<&'a [u8], Wrong> {
-        self.skip(key)?;
-        let end = self.rest.iter().position(|byte| CLASSES[usize::from(*byte)] & class == 0).unwrap_or(0);
-        let (text, rest) = self.rest.split_at(end);
-        match rest.split_first() {
-            Some((b'"', rest)) if (1..=limit).contains(&end) => {
-                self.rest = rest;
-                Ok(text)
-            }
-            _ => Err(Wrong { key, what: What::Form }),
-        }
+        let good = |text: &[u8]| !text.is_empty() && all_of(text, class);
+        self.text(key, limit, good)
     }
 
     #[inline]
@@ -178,7 +170,7 @@ impl<'a> Cursor<'a> {
     ) -> Result<&'a [u8], Wrong> {
         self.skip(key)?;
         let reach = &self.rest[..self.rest.len().min(limit + 1)];
-        match reach.iter().position(|byte| *byte == b'"') {
+        match memchr::memchr(b'"', reach) {
             Some(end) if good(&reach[..end]) => {
                 self.rest = &self.rest[end + 1..];
                 Ok(&reach[..end])
@@ -354,25 +346,24 @@ const fn hex_values() -> [u8; 256] {
     table
 }
 
-fn is_word(byte: u8) -> bool {
-    CLASSES[usize::from(byte)] & WORD != 0
+/// Returns whether all characters are of a class; without an early way out, whose place no processor can foresee.
+#[inline]
+fn all_of(text: &[u8], class: u8) -> bool {
+    text.iter().fold(class, |all, byte| all & CLASSES[usize::from(*byte)]) != 0
 }
 
 /// Returns how many words of `[a-z0-9-]` are joined by single dots, none when the text is not of that form.
 #[inline]
 fn words(text: &[u8]) -> Option<usize> {
-    let (mut count, mut between) = (0, true);
+    let (mut dots, mut before, mut bad) = (0, DOT, 0);
     for byte in text {
-        if is_word(*byte) {
-            count += usize::from(between);
-            between = false;
-        } else if *byte == b'.' && !between {
-            between = true;
-        } else {
-            return None;
-        }
+        let class = CLASSES[usize::from(*byte)] & (WORD | DOT);
+        // Neither of the two, or a dot where a word begins.
+        bad |= u8::from(class == 0) | (class & before & DOT);
+        dots += usize::from(class & DOT != 0);
+        before = class;
     }
-    (!between).then_some(count)
+    (bad == 0 && before == WORD).then_some(dots + 1)
 }
 
 fn is_subject(text: &[u8]) -> bool {
@@ -384,7 +375,7 @@ fn is_label(text: &[u8]) -> bool {
 }
 
 fn is_actor(text: &[u8]) -> bool {
-    let service = |name: &[u8]| !name.is_empty() && name.iter().all(|byte| is_word(*byte));
+    let service = |name: &[u8]| !name.is_empty() && all_of(name, WORD);
     text == b"local" || text.strip_prefix(b"svc:").is_some_and(service)
 }
 

@@ -43,6 +43,8 @@ impl Flaw {
 pub(crate) struct Data<'a> {
     pub(crate) salt: [u8; 16],
     pub(crate) payload: &'a [u8],
+    /// Whether the payload is ASCII.
+    pub(crate) is_ascii: bool,
 }
 
 /// Reads an E line without its newline and returns the header's bytes.
@@ -73,10 +75,15 @@ pub(crate) fn data(line: &[u8]) -> Result<Data<'_>, Flaw> {
         return Err(Flaw::damage(FindingKind::BadLine, "the salt is not 16 bytes of canonical base64"));
     };
     // Without an early way out, so that it is done many bytes at a time.
-    if payload.iter().fold(false, |found, byte| found | (*byte < b' ')) {
+    let (mut control, mut all) = (false, 0);
+    for byte in payload {
+        control |= *byte < b' ';
+        all |= *byte;
+    }
+    if control {
         return Err(Flaw::damage(FindingKind::BadLine, "the payload has a control byte"));
     }
-    Ok(Data { salt, payload })
+    Ok(Data { salt, payload, is_ascii: all < 0x80 })
 }
 
 /// Reads an X line that stands for the D line of a payload of `payload_len` bytes; returns the redaction's sequence.
@@ -112,6 +119,17 @@ pub(crate) fn data_line_len(payload_len: usize) -> usize {
 pub(crate) fn decimal(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let mut value = 0_u64;
     let mut digits = 0;
+    // Eight at once, as often as two times: sixteen digits fit, and most numbers end before.
+    while digits < 16
+        && let Some(eight) = bytes[digits..].first_chunk()
+    {
+        let (part, count) = eight_digits(*eight);
+        value = value * POWERS[count] + part;
+        digits += count;
+        if count < 8 {
+            break;
+        }
+    }
     while let Some(digit @ b'0'..=b'9') = bytes.get(digits) {
         // Nineteen digits always fit.
         if digits >= 19 {
@@ -125,6 +143,29 @@ pub(crate) fn decimal(bytes: &[u8]) -> Option<(u64, &[u8])> {
         return None;
     }
     Some((value, &bytes[digits..]))
+}
+
+/// Powers of ten.
+const POWERS: [u64; 9] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
+
+/// Reads the digits at the front of eight characters; returns their value and how many they are.
+///
+/// Without a branch for each digit: pairs, fours and all eight are added up in the lanes of one word.
+#[inline]
+fn eight_digits(text: [u8; 8]) -> (u64, usize) {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let word = u64::from_le_bytes(text);
+    // The high nibble of each lane is 0 where a digit stands: neither it nor it and six more leaves the range.
+    let values = word ^ (0x30 * ONES);
+    let high = (values | ((values & (0x7f * ONES)) + 0x06 * ONES)) & (0xf0 * ONES);
+    let count = (high.trailing_zeros() / 8) as usize;
+    if count == 0 {
+        return (0, 0);
+    }
+    let digits = values << (8 * (8 - count));
+    let pairs = (digits * 10 + (digits >> 8)) & 0x00ff_00ff_00ff_00ff;
+    let fours = (pairs * 100 + (pairs >> 16)) & 0x0000_ffff_0000_ffff;
+    ((fours * 10_000 + (fours >> 32)) & 0xffff_ffff, count)
 }
 
 /// Reads `<tag> <crc> ` and returns the CRC and what it covers.
@@ -181,4 +222,46 @@ fn checksum(crc: u32, body: &[u8]) -> Result<(), Flaw> {
         return Ok(());
     }
     Err(Flaw::torn(FindingKind::BadCrc, format!("the line says CRC {crc:08x}, its bytes give {found:08x}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::{ProptestConfig, any, proptest};
+
+    use super::*;
+
+    /// What `decimal` means, digit by digit.
+    fn plainly(bytes: &[u8]) -> Option<(u64, &[u8])> {
+        let digits = bytes.iter().take_while(|b| b.is_ascii_digit()).count();
+        let (number, rest) = bytes.split_at(digits);
+        if digits > 1 && number[0] == b'0' {
+            return None;
+        }
+        Some((std::str::from_utf8(number).unwrap().parse().ok()?, rest))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+        #[test]
+        fn numbers_are_read_as_digit_by_digit(value in any::<u64>(), cut in 0..70_u32, tail in any::<[u8; 9]>()) {
+            let value = value.checked_shr(cut).unwrap_or_default();
+            for len in 0..=tail.len() {
+                let text = [value.to_string().as_bytes(), &tail[..len]].concat();
+                assert_eq!(decimal(&text), plainly(&text), "{text:?}");
+                assert_eq!(decimal(&text[1..]), plainly(&text[1..]), "{:?}", &text[1..]);
+            }
+            assert_eq!(decimal(&tail), plainly(&tail), "{tail:?}");
+        }
+    }
+
+    #[test]
+    fn every_byte_ends_a_number_or_is_a_digit() {
+        for byte in 0..=255_u8 {
+            for at in 0..21 {
+                let mut text = *b"184467440737095516150";
+                text[at] = byte;
+                assert_eq!(decimal(&text), plainly(&text), "{byte} at {at}");
+            }
+        }
+    }
 }

@@ -5,18 +5,17 @@ use base64::engine::general_purpose::STANDARD;
 use serde::de::IgnoredAny;
 
 use crate::header::Ty;
-use crate::line::decimal;
+use crate::line::{Data, decimal};
 
 /// Checks a payload; `scratch` is reused from call to call.
-pub(crate) fn check(ty: Ty, payload: &[u8], scratch: &mut Vec<u8>) -> Result<(), &'static str> {
+pub(crate) fn check(ty: Ty, data: &Data<'_>, scratch: &mut Vec<u8>) -> Result<(), &'static str> {
+    let payload = data.payload;
     let good = match ty {
-        Ty::Json => text(payload)
-            .is_some_and(|text| is_plain(text) || serde_json::from_str::<IgnoredAny>(text).is_ok()),
+        Ty::Json | Ty::Text if is_plain(data) => true,
+        Ty::Json => text(payload).is_some_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok()),
         Ty::Text => {
             let framed = payload.len() >= 2 && payload.starts_with(b"\"") && payload.ends_with(b"\"");
-            framed
-                && text(payload)
-                    .is_some_and(|text| is_plain(text) || serde_json::from_str::<String>(text).is_ok())
+            framed && text(payload).is_some_and(|text| serde_json::from_str::<String>(text).is_ok())
         }
         Ty::Base64 => {
             scratch.clear();
@@ -37,10 +36,12 @@ pub(crate) fn check(ty: Ty, payload: &[u8], scratch: &mut Vec<u8>) -> Result<(),
     })
 }
 
-/// Returns whether a text is a JSON string without an escape; that it has no control characters was seen before.
-fn is_plain(text: &str) -> bool {
-    let inside = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
-    inside.is_some_and(|inside| memchr::memchr2(b'"', b'\\', inside.as_bytes()).is_none())
+/// Returns whether a payload is a JSON string without an escape; that it has no control characters was seen before.
+fn is_plain(data: &Data<'_>) -> bool {
+    let inside = data.payload.strip_prefix(b"\"").and_then(|text| text.strip_suffix(b"\""));
+    inside.is_some_and(|inside| {
+        memchr::memchr2(b'"', b'\\', inside).is_none() && (data.is_ascii || text(inside).is_some())
+    })
 }
 
 fn text(payload: &[u8]) -> Option<&str> {

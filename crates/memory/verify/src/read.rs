@@ -2,14 +2,12 @@
 
 use std::io;
 
-use sha2::{Digest as _, Sha256};
-
 use crate::chain::Chain;
 use crate::erased::Redaction;
 use crate::header::{Header, Ty, VERSION, is_kept};
 use crate::ids::IdKey;
 use crate::line::{self, D_LIMIT, E_LIMIT, Flaw};
-use crate::merkle::{Hash, leaf};
+use crate::merkle::{Hash, leaf, sha256};
 use crate::payload;
 use crate::report::FindingKind;
 use crate::source::{EVENT_LIMIT, Source};
@@ -29,7 +27,7 @@ pub(crate) struct Head {
     pub(crate) is_redaction: bool,
     /// Whether its payload is never erased.
     pub(crate) is_kept: bool,
-    pub(crate) id: IdKey,
+    pub(crate) id: Id,
     pub(crate) prev: Hash,
     pub(crate) leaf: Hash,
 }
@@ -45,9 +43,33 @@ impl Head {
             hlc: header.hlc,
             is_redaction: header.subject == REDACTED,
             is_kept: is_kept(header.subject),
-            id: chain.ids.key(header.id),
+            id: Id::new(header, chain),
             prev: header.prev,
             leaf: leaf(bytes),
+        }
+    }
+}
+
+/// Begins the ids that the bus gives, before the sequence of the event; callers' may not begin so.
+const OWN_ID: &[u8] = b"bus:";
+
+/// The id of an event.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Id {
+    /// The one that the bus gives this event: no other has it as long as each of them is the one of its event.
+    Own,
+    /// One that the bus gives to another event.
+    Misnamed,
+    /// One of a caller, to be compared with those of other events.
+    Caller(IdKey),
+}
+
+impl Id {
+    fn new(header: &Header<'_>, chain: &Chain) -> Self {
+        match header.id.strip_prefix(OWN_ID) {
+            None => Self::Caller(chain.ids.key(header.id)),
+            Some(seq) if line::decimal(seq) == Some((header.seq, b"")) => Self::Own,
+            Some(_) => Self::Misnamed,
         }
     }
 }
@@ -174,13 +196,12 @@ fn matched(header: &Header<'_>, data: &line::Data<'_>, scratch: &mut Vec<u8>) ->
         let why = format!("the payload has {} bytes, its header says {}", data.payload.len(), header.len);
         return Body::Wrong(Flaw::damage(FindingKind::BadLength, why));
     }
-    let digest: Hash = Sha256::new().chain_update(data.salt).chain_update(data.payload).finalize().into();
-    if digest != header.digest {
+    if sha256(&data.salt, data.payload) != header.digest {
         let why = "the payload is not the one that its header commits to";
         return Body::Wrong(Flaw::damage(FindingKind::PayloadDigest, why));
     }
     let ty = if header.version > VERSION { Ty::Newer } else { header.ty };
-    match payload::check(ty, data.payload, scratch) {
+    match payload::check(ty, data, scratch) {
         Ok(()) => Body::Data(data.payload.len()),
         Err(why) => Body::Wrong(Flaw::damage(FindingKind::PayloadForm, why)),
     }

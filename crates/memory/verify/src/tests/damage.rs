@@ -2,8 +2,9 @@
 
 use super::{FILL, check, draft, log_of, many, one};
 use crate::FindingKind::{
-    BadBatch, BadCrc, BadLength, BadLine, ContentAfterEnd, DuplicateId, ForeignOrigin, HlcNotRising,
-    MissingSegment, PayloadDigest, PayloadMissing, RedactionUnproven, SegmentName, SeqJump, WrongPrev,
+    BadBatch, BadCrc, BadHeader, BadLength, BadLine, ContentAfterEnd, DuplicateId, ForeignOrigin,
+    HlcNotRising, MissingSegment, PayloadDigest, PayloadMissing, RedactionUnproven, SegmentName, SeqJump,
+    WrongPrev,
 };
 use crate::testlog::{Draft, Log, data_line, event_line, salt};
 use crate::{Severity, Tail};
@@ -183,6 +184,9 @@ fn rules_from_event_to_event() {
     check(&one(&altered(|h| h.replace("\"b\":7", "\"b\":8")).bytes), &[(BadBatch, 7, 7)]);
     check(&one(&altered(|h| h.replace("\"b\":7", "\"b\":5")).bytes), &[(BadBatch, 7, 7)]);
     check(&one(&altered(|h| h.replace("\"id\":\"ev-7\"", "\"id\":\"ev-2\"")).bytes), &[(DuplicateId, 7, 7)]);
+    check(&one(&altered(|h| h.replace("\"id\":\"ev-7\"", "\"id\":\"bus:2\"")).bytes), &[(BadHeader, 7, 7)]);
+    check(&one(&altered(|h| h.replace("\"id\":\"ev-7\"", "\"id\":\"bus:07\"")).bytes), &[(BadHeader, 7, 7)]);
+    check(&one(&altered(|h| h.replace("\"id\":\"ev-7\"", "\"id\":\"bus:7\"")).bytes), &[]);
     check(&one(&altered(|h| h.replace("\"t\":\"019b", "\"t\":\"0000")).bytes), &[(HlcNotRising, 7, 7)]);
     let prev = |h: String| h.replace(&h[h.find("prev").unwrap() + 7..][..8], "AAAAAAAA");
     check(&one(&altered(prev).bytes), &[(WrongPrev, 7, 7)]);
