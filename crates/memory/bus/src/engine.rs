@@ -20,7 +20,7 @@ use crate::log::{Log, WriteError, is_full};
 use crate::reader::{Body, Cursor};
 use crate::seal;
 use crate::store::{Entry, Index};
-use crate::writer::{Ack, Expect, Group, Head, Outcome, Work, Writer};
+use crate::writer::{Ack, BATCH_BYTES, Expect, Gather, Group, Head, Outcome, Work, Writer};
 
 /// How often the free space is asked for.
 const SPACE_EVERY: Duration = Duration::from_millis(500);
@@ -54,8 +54,20 @@ impl Drop for Engine {
 #[derive(Default)]
 struct Batch {
     ids: HashMap<[u8; 16], (u64, Hash, Prepared)>,
-    subjects: HashMap<Box<str>, u64>,
+    /// The last event of each subject, once somebody asked.
+    subjects: Option<HashMap<Box<str>, u64>>,
     entries: Vec<Entry>,
+}
+
+impl Batch {
+    /// Returns the last event of a subject in this batch.
+    fn last_of(&mut self, subject: &str) -> Option<u64> {
+        let entries = &self.entries;
+        let subjects = self
+            .subjects
+            .get_or_insert_with(|| entries.iter().map(|e| (e.subject.as_str().into(), e.seq)).collect());
+        subjects.get(subject).copied()
+    }
 }
 
 impl Engine {
@@ -67,8 +79,7 @@ impl Engine {
         let mut space_at = None;
         let mut look = Duration::ZERO;
         let mut answered = 0;
-        while let Some(mut groups) = self.writer.take(look, answered) {
-            answered = groups.len();
+        while let Some((mut groups, gather)) = self.writer.take(look, answered) {
             let now = self.clock.boot();
             if space_at.is_none_or(|at| now.saturating_sub(at) >= SPACE_EVERY) {
                 space_at = Some(now);
@@ -83,17 +94,20 @@ impl Engine {
             let hlc_ms = if jumped { steady } else { wall };
             let work = groups.first_mut().map(|group| std::mem::replace(&mut group.work, Work::Append));
             let done = match work {
-                Some(Work::Erase(spots)) => self.erase(groups, &spots, wall, hlc_ms),
-                Some(Work::Seal) => self.batch(groups, wall, hlc_ms).map(|()| self.seal()),
-                _ => self.batch(groups, wall, hlc_ms),
+                Some(Work::Erase(spots)) => self.erase(groups, &spots, wall, hlc_ms).map(|()| 1),
+                Some(Work::Seal) => self.batch(groups, &gather, wall, hlc_ms).inspect(|_| self.seal()),
+                _ => self.batch(groups, &gather, wall, hlc_ms),
             };
-            if let Err(why) = done {
-                tracing::error!(why, "a write failed; the bus restarts into recovery");
-                self.writer.gauges.poisoned.store(true, Relaxed);
-                self.writer.refuse_rest();
-                (self.poisoned)(why);
-                return;
-            }
+            answered = match done {
+                Ok(answered) => answered,
+                Err(why) => {
+                    tracing::error!(why, "a write failed; the bus restarts into recovery");
+                    self.writer.gauges.poisoned.store(true, Relaxed);
+                    self.writer.refuse_rest();
+                    (self.poisoned)(why);
+                    return;
+                }
+            };
             look = Duration::from_micros(self.writer.gauges.last_sync_micros.load(Relaxed));
         }
     }
@@ -117,7 +131,14 @@ impl Engine {
         (!reserved && free < reserve).then_some(BusError::DiskReserve { free, reserve })
     }
 
-    fn batch(&mut self, groups: Vec<Group>, wall_ms: u64, hlc_ms: u64) -> Result<(), String> {
+    /// Stores groups with one write, and those that come while it gathers; returns how many were answered.
+    fn batch(
+        &mut self,
+        groups: Vec<Group>,
+        gather: &Gather,
+        wall_ms: u64,
+        hlc_ms: u64,
+    ) -> Result<usize, String> {
         // What is refused needs no room: it must not seal a damaged segment, nor fill one out of the reserve.
         let taken = groups.iter().filter(|g| self.refusal(g.reserved).is_none());
         let cost = taken.flat_map(|g| &g.events).map(Prepared::cost).sum();
@@ -138,13 +159,20 @@ impl Engine {
         }
         let mut batch = Batch::default();
         let mut replies = Vec::with_capacity(groups.len());
-        for group in groups {
-            let refusal = no_room.clone().or_else(|| self.refusal(group.reserved));
-            let outcome = match refusal {
-                Some(error) => Outcome { acks: Vec::new(), error: Some(error) },
-                None => self.group(group.events, group.expect, group.atomic, &mut batch, wall_ms, hlc_ms),
+        let mut next = Some(groups);
+        while let Some(groups) = next {
+            for group in groups {
+                let refusal = no_room.clone().or_else(|| self.refusal(group.reserved));
+                let outcome = match refusal {
+                    Some(error) => Outcome { acks: Vec::new(), error: Some(error) },
+                    None => self.group(group.events, group.expect, group.atomic, &mut batch, wall_ms, hlc_ms),
+                };
+                replies.push((group.reply, outcome));
+            }
+            next = match no_room {
+                None => self.writer.more(gather, replies.len(), self.log.left(BATCH_BYTES)),
+                Some(_) => None,
             };
-            replies.push((group.reply, outcome));
         }
         let started = self.clock.boot();
         let wrote = !batch.entries.is_empty();
@@ -167,11 +195,12 @@ impl Engine {
             let head = self.log.head();
             self.writer.head.send_replace(Head { seq: head.seq, leaf: head.leaf });
         }
+        let answered = replies.len();
         for (reply, outcome) in replies {
             // Whoever asked may have gone away.
             let _ = reply.send(outcome);
         }
-        Ok(())
+        Ok(answered)
     }
 
     /// Refuses all appends from here on, when the event that ends the log is its last.
@@ -282,10 +311,7 @@ impl Engine {
                             batch.ids.remove(&key);
                         }
                     }
-                    batch.subjects.clear();
-                    for entry in &batch.entries {
-                        batch.subjects.insert(entry.subject.as_str().into(), entry.seq);
-                    }
+                    batch.subjects = None;
                     return Outcome { acks: Vec::new(), error: Some(error) };
                 }
                 Err(error) => return Outcome { acks, error: Some(error) },
@@ -323,7 +349,7 @@ impl Engine {
         }
     }
 
-    fn expected(&self, first: Option<&Prepared>, expect: Expect, batch: &Batch) -> Result<(), BusError> {
+    fn expected(&self, first: Option<&Prepared>, expect: Expect, batch: &mut Batch) -> Result<(), BusError> {
         let (want, have, what) = match expect {
             Expect::Nothing => return Ok(()),
             Expect::Log(want) => {
@@ -332,8 +358,8 @@ impl Engine {
             }
             Expect::Subject(want) => {
                 let subject = first.map(|e| e.subject.as_str()).unwrap_or_default();
-                let have = match batch.subjects.get(subject) {
-                    Some(seq) => *seq,
+                let have = match batch.last_of(subject) {
+                    Some(seq) => seq,
                     None => self.index.last_of(subject).map_err(|e| BusError::Read(e.to_string()))?,
                 };
                 (want, have, format!("subject {subject}"))
@@ -360,11 +386,8 @@ impl Engine {
             return Ok(ack);
         }
         let placed = self.log.place(&event, wall_ms, hlc_ms);
-        match batch.subjects.get_mut(event.subject.as_str()) {
-            Some(seq) => *seq = placed.seq,
-            None => {
-                batch.subjects.insert(event.subject.as_str().into(), placed.seq);
-            }
+        if let Some(subjects) = &mut batch.subjects {
+            subjects.insert(event.subject.as_str().into(), placed.seq);
         }
         let id = event.id.as_ref().map(|id| id.as_str().into());
         let key = event.key;

@@ -118,7 +118,6 @@ pub(crate) fn provenance(actor: &str, model: Option<&Model>, causes: &[Cause], l
 
 /// Appends an E line; returns the leaf.
 pub(crate) fn write_e(out: &mut Vec<u8>, place: &Place<'_>, content: &Content<'_>) -> Hash {
-    use std::io::Write as _;
     let start = out.len();
     // Room for the kind, the CRC and the longest length; the slack is closed below.
     const ROOM: usize = 2 + 9 + 6;
@@ -127,14 +126,28 @@ pub(crate) fn write_e(out: &mut Vec<u8>, place: &Place<'_>, content: &Content<'_
     let mut digest = [0; 44];
     let _ = BASE64.encode_slice(place.prev, &mut prev);
     let _ = BASE64.encode_slice(content.digest, &mut digest);
-    // Writing to a vector cannot fail.
-    let _ = write!(
-        out,
-        "{{\"v\":1,\"o\":\"{}\",\"s\":{},\"b\":{},\"t\":\"{}\",\"w\":{},\"k\":\"{}\",\"id\":\"{}\",\"prev\":\"",
-        place.origin, place.seq, place.batch, place.hlc, place.wall_ms, content.subject, content.id
-    );
+    let mut number = itoa::Buffer::new();
+    // Piece by piece: this stands between a caller and its acknowledgement, and formatting takes three times as long.
+    for piece in [b"{\"v\":1,\"o\":\"", place.origin.as_str().as_bytes(), b"\",\"s\":"] {
+        out.extend_from_slice(piece);
+    }
+    out.extend_from_slice(number.format(place.seq).as_bytes());
+    out.extend_from_slice(b",\"b\":");
+    out.extend_from_slice(number.format(place.batch).as_bytes());
+    for piece in [b",\"t\":\"", &hex::<12>(place.hlc.ms())[..], b"-", &hex::<4>(place.hlc.counter().into())] {
+        out.extend_from_slice(piece);
+    }
+    out.extend_from_slice(b"\",\"w\":");
+    out.extend_from_slice(number.format(place.wall_ms).as_bytes());
+    for piece in [",\"k\":\"", content.subject, "\",\"id\":\"", content.id, "\",\"prev\":\""] {
+        out.extend_from_slice(piece.as_bytes());
+    }
     out.extend_from_slice(&prev);
-    let _ = write!(out, "\",\"ty\":\"{}\",\"dl\":{},\"dh\":\"", content.stored.name(), content.len);
+    for piece in
+        ["\",\"ty\":\"", content.stored.name(), "\",\"dl\":", number.format(content.len), ",\"dh\":\""]
+    {
+        out.extend_from_slice(piece.as_bytes());
+    }
     out.extend_from_slice(&digest);
     out.extend_from_slice(b"\",");
     out.extend_from_slice(content.provenance.as_bytes());
@@ -146,7 +159,8 @@ pub(crate) fn write_e(out: &mut Vec<u8>, place: &Place<'_>, content: &Content<'_
 
 /// Fills in kind, CRC and length before a body that starts `room` bytes after `start`, and ends the line.
 fn close(out: &mut Vec<u8>, start: usize, room: usize, kind: u8, len: usize) {
-    let digits = len.to_string();
+    let mut number = itoa::Buffer::new();
+    let digits = number.format(len);
     let slack = room - (2 + 9 + digits.len() + 1);
     out.drain(start..start + slack);
     out[start] = kind;
@@ -158,10 +172,14 @@ fn close(out: &mut Vec<u8>, start: usize, room: usize, kind: u8, len: usize) {
 }
 
 fn hex8(crc: u32) -> [u8; 8] {
-    let mut text = [0; 8];
-    for (i, digit) in text.iter_mut().enumerate() {
-        let nibble = (crc >> (28 - 4 * i)) & 15;
-        *digit = b"0123456789abcdef"[nibble as usize];
+    hex(crc.into())
+}
+
+/// Returns the last so many lower-case hex digits of a number.
+fn hex<const DIGITS: usize>(number: u64) -> [u8; DIGITS] {
+    let mut text = [0; DIGITS];
+    for (i, digit) in text.iter_mut().rev().enumerate() {
+        *digit = b"0123456789abcdef"[(number >> (4 * i)) as usize & 15];
     }
     text
 }
@@ -170,7 +188,7 @@ fn hex8(crc: u32) -> [u8; 8] {
 pub(crate) fn d_line(salt: &[u8; 16], payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(48 + payload.len());
     out.extend_from_slice(b"D 00000000 ");
-    out.extend_from_slice(payload.len().to_string().as_bytes());
+    out.extend_from_slice(itoa::Buffer::new().format(payload.len()).as_bytes());
     out.push(b' ');
     let mut text = [0; 22];
     let _ = BASE64_UNPADDED.encode_slice(salt, &mut text);

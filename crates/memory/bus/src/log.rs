@@ -283,6 +283,12 @@ impl Log {
         Ok(())
     }
 
+    /// Returns how many bytes the batch that is being placed can grow by, of at most `limit` in all.
+    pub(crate) fn left(&self, limit: usize) -> usize {
+        let room = usize::try_from(self.active.size - self.active.len).unwrap_or(usize::MAX);
+        room.min(limit).saturating_sub(self.batch.len())
+    }
+
     /// Returns the size of a new segment that takes `need` bytes.
     fn filled(&mut self, need: u64) -> io::Result<u64> {
         let need = need.next_multiple_of(1 << 16);
@@ -364,7 +370,7 @@ impl Log {
         let id = match &event.id {
             Some(id) => id.as_str(),
             None => {
-                own = format!("{OWN_ID}{seq}");
+                own = [OWN_ID, itoa::Buffer::new().format(seq)].concat();
                 &own
             }
         };

@@ -21,7 +21,10 @@ const QUEUE_UNITS: usize = (16 << 20) / UNIT;
 const UNIT: usize = 64;
 
 /// Soft bound of one write.
-const BATCH_BYTES: usize = 1 << 20;
+pub(crate) const BATCH_BYTES: usize = 1 << 20;
+
+/// Groups for which the queue is locked while a batch gathers.
+const TOGETHER: usize = 8;
 
 /// Longest time that the writer looks for more work before it sleeps: waking a thread costs about as much as a sync.
 const LOOK: Duration = Duration::from_micros(300);
@@ -71,6 +74,15 @@ pub(crate) struct Group {
     pub(crate) work: Work,
     pub(crate) reply: oneshot::Sender<Outcome>,
     _permits: Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)>,
+}
+
+/// How long a batch waits for whom.
+#[derive(Debug)]
+pub(crate) struct Gather {
+    since: std::time::Instant,
+    look: Duration,
+    /// Groups that the batch may have: those that waited, and as many as were answered last.
+    all: usize,
 }
 
 /// Last durable event.
@@ -215,23 +227,16 @@ impl Writer {
 
     /// Returns what waits, or nothing when the writer is to end.
     ///
-    /// Before it sleeps it looks for work for as long as the last sync took. The callers of the `answered` groups of the
-    /// last sync are likely to come back, so it waits up to half a sync for them to share the next one with those that
-    /// wait already.
+    /// Before it sleeps it looks for work for as long as `look`, the time of the last sync.
     #[expect(
         clippy::disallowed_methods,
         reason = "the look is bounded by real time, also where a test stops the clock"
     )]
-    pub(crate) fn take(&self, look: Duration, answered: usize) -> Option<Vec<Group>> {
+    pub(crate) fn take(&self, look: Duration, answered: usize) -> Option<(Vec<Group>, Gather)> {
         let look = look.min(LOOK);
-        let start = std::time::Instant::now();
+        let since = std::time::Instant::now();
         let all = answered + self.waiting.load(Ordering::Acquire);
-        loop {
-            let waiting = self.waiting.load(Ordering::Acquire);
-            let limit = if waiting > 0 { look / 2 } else { look };
-            if (waiting > 0 && waiting >= all) || start.elapsed() >= limit {
-                break;
-            }
+        while self.waiting.load(Ordering::Acquire) == 0 && since.elapsed() < look {
             // Not a spin: on a busy machine the callers need the core to come back.
             std::thread::yield_now();
         }
@@ -244,12 +249,42 @@ impl Writer {
             queue = self.ready.wait(queue).unwrap_or_else(PoisonError::into_inner);
             queue.asleep = false;
         }
+        let groups = self.drain(&mut queue, BATCH_BYTES, true);
+        let alone = groups.iter().any(|group| !matches!(group.work, Work::Append));
+        let all = if alone { 0 } else { all };
+        Some((groups, Gather { since, look, all }))
+    }
+
+    /// Returns further groups for a batch that holds `taken` groups and has `room` bytes left; nothing when it is to be
+    /// written.
+    ///
+    /// The callers that the last sync answered are likely to come back, so it waits up to as long as that sync took for
+    /// them to share this one with those that waited already. What comes is placed meanwhile.
+    pub(crate) fn more(&self, gather: &Gather, taken: usize, room: usize) -> Option<Vec<Group>> {
+        if taken >= gather.all {
+            return None;
+        }
+        loop {
+            let waiting = self.waiting.load(Ordering::Acquire);
+            let is_over = gather.since.elapsed() >= gather.look;
+            if waiting >= TOGETHER || taken + waiting >= gather.all || is_over {
+                let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+                let groups = self.drain(&mut queue, room, false);
+                return (!groups.is_empty()).then_some(groups);
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// Takes groups from the queue until they have so many bytes; one that has its own write only where it may be `alone`.
+    fn drain(&self, queue: &mut Queue, room: usize, may_be_alone: bool) -> Vec<Group> {
         let mut groups = Vec::new();
         let mut bytes = 0;
         while let Some(group) = queue.groups.front() {
             bytes += group.events.iter().map(Prepared::cost).sum::<usize>();
             let alone = !matches!(group.work, Work::Append);
-            if !groups.is_empty() && (bytes > BATCH_BYTES || alone) {
+            let is_first = may_be_alone && groups.is_empty();
+            if !is_first && (bytes > room || alone) {
                 break;
             }
             groups.extend(queue.groups.pop_front());
@@ -258,7 +293,7 @@ impl Writer {
             }
         }
         self.waiting.store(queue.groups.len(), Ordering::Release);
-        Some(groups)
+        groups
     }
 
     pub(crate) fn refuse_rest(&self) {
@@ -274,4 +309,77 @@ fn size(events: &[Prepared]) -> (u32, u32) {
     let clamp = |n: usize, max: usize| u32::try_from(n.min(max)).unwrap_or(u32::MAX);
     let bytes: usize = events.iter().map(Prepared::cost).sum();
     (clamp(events.len(), QUEUE_EVENTS), clamp(bytes.div_ceil(UNIT), QUEUE_UNITS))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use mirror_types::Subject;
+
+    use super::*;
+    use crate::event::NewEvent;
+
+    const LOOK: Duration = Duration::from_millis(20);
+
+    fn event() -> Prepared {
+        let subject = Subject::parse("local.test").unwrap();
+        Prepared::new(NewEvent::json(subject, Bytes::from_static(b"1")), "local").unwrap()
+    }
+
+    /// A writer with so many groups in its queue; nobody waits for their answers.
+    fn waiting(groups: usize) -> Writer {
+        let writer = Writer::new(Head::default());
+        for _ in 0..groups {
+            let _ = writer.offer(vec![event()], Expect::Nothing, true).unwrap();
+        }
+        writer
+    }
+
+    #[test]
+    fn a_batch_gathers_as_many_as_were_answered_and_no_longer_than_it_may() {
+        let writer = waiting(2);
+        let (groups, gather) = writer.take(LOOK, 3).unwrap();
+        assert_eq!((groups.len(), gather.all), (2, 5));
+        for _ in 0..3 {
+            let _ = writer.offer(vec![event()], Expect::Nothing, true).unwrap();
+        }
+        assert_eq!(writer.more(&gather, 2, usize::MAX).map(|g| g.len()), Some(3), "all are there");
+        assert!(writer.more(&gather, 5, usize::MAX).is_none(), "it has all");
+        assert!(writer.more(&gather, 2, usize::MAX).is_none(), "nobody came");
+        assert!(gather.since.elapsed() >= LOOK);
+    }
+
+    #[test]
+    fn one_caller_alone_is_never_held_up() {
+        let (groups, gather) = waiting(1).take(Duration::from_secs(9), 0).unwrap();
+        assert_eq!(groups.len(), 1);
+        assert!(waiting(1).more(&gather, 1, usize::MAX).is_none());
+    }
+
+    #[test]
+    fn what_has_its_own_write_is_not_gathered_and_gathers_nothing() {
+        let writer = waiting(1);
+        drop(writer.work(event(), Work::Seal));
+        drop(writer.record(event()));
+        let (groups, gather) = writer.take(LOOK, 9).unwrap();
+        assert_eq!(groups.len(), 1);
+        assert!(writer.more(&gather, 1, usize::MAX).is_none());
+        let (groups, gather) = writer.take(LOOK, 9).unwrap();
+        assert!(matches!(groups.as_slice(), [Group { work: Work::Seal, .. }]));
+        assert!(writer.more(&gather, 1, usize::MAX).is_none());
+        assert_eq!(writer.take(LOOK, 0).unwrap().0.len(), 1);
+    }
+
+    #[test]
+    fn a_batch_grows_by_what_fits_and_the_rest_stays() {
+        let writer = waiting(1);
+        let (_, gather) = writer.take(LOOK, 3).unwrap();
+        for _ in 0..3 {
+            let _ = writer.offer(vec![event()], Expect::Nothing, true).unwrap();
+        }
+        let room = 2 * event().cost();
+        assert_eq!(writer.more(&gather, 1, room).map(|g| g.len()), Some(2));
+        assert!(writer.more(&gather, 3, 1).is_none());
+        assert_eq!(writer.take(LOOK, 0).unwrap().0.len(), 1);
+    }
 }

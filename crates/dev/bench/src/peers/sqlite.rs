@@ -1,7 +1,7 @@
 //! SQLite with its write-ahead log, synchronous FULL, behind one thread that batches.
 //!
-//! The thread takes all rows that wait into one transaction and answers after COMMIT. It waits for more as the bus's
-//! writer does, and the database has an exclusive lock and a large cache, so that it is at its best.
+//! The thread takes all rows that wait into one transaction and answers after COMMIT. It waits for more, and
+//! inserts meanwhile, as the bus's writer does, and the database has an exclusive lock and a large cache, so that it is at its best.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,6 +17,7 @@ use crate::peers::work::{PAYLOAD, Work, id, subject};
 
 /// As in the bus's writer.
 const LOOK: Duration = Duration::from_micros(300);
+const TOGETHER: usize = 8;
 
 /// Returns the version of the library.
 pub(crate) fn version() -> String {
@@ -54,8 +55,24 @@ impl Db {
 
     /// Inserts rows in one transaction.
     pub(crate) fn insert(&self, rows: &[u64]) -> anyhow::Result<()> {
+        self.begin()?;
+        self.add(rows)?;
+        self.commit()
+    }
+
+    fn begin(&self) -> anyhow::Result<()> {
+        self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        Ok(())
+    }
+
+    fn commit(&self) -> anyhow::Result<()> {
+        self.connection.prepare_cached("COMMIT")?.execute([])?;
+        Ok(())
+    }
+
+    /// Inserts rows in the open transaction.
+    fn add(&self, rows: &[u64]) -> anyhow::Result<()> {
         let db = &self.connection;
-        db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         match self.work {
             Work::Plain => {
                 let mut insert = db.prepare_cached("INSERT INTO event (subject, payload) VALUES (?1, ?2)")?;
@@ -72,7 +89,6 @@ impl Db {
                 }
             }
         }
-        db.prepare_cached("COMMIT")?.execute([])?;
         Ok(())
     }
 }
@@ -146,11 +162,18 @@ impl Drop for Batcher {
 fn serve(db: &Db, shared: &Shared) -> anyhow::Result<()> {
     let (mut look, mut answered) = (Duration::ZERO, 0);
     let (mut numbers, mut taken) = (Vec::new(), Vec::new());
-    while take(shared, look, answered, &mut taken) {
-        numbers.clear();
-        numbers.extend(taken.iter().map(|(n, _)| *n));
+    while let Some(gather) = take(shared, look, answered, &mut taken) {
+        db.begin()?;
+        let mut done = 0;
+        while done < taken.len() {
+            numbers.clear();
+            numbers.extend(taken[done..].iter().map(|(n, _)| *n));
+            db.add(&numbers)?;
+            done = taken.len();
+            more(shared, &gather, &mut taken);
+        }
         let started = Instant::now();
-        db.insert(&numbers)?;
+        db.commit()?;
         look = started.elapsed();
         answered = taken.len();
         for (_, answer) in taken.drain(..) {
@@ -160,27 +183,29 @@ fn serve(db: &Db, shared: &Shared) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Takes what waits; returns false at the end. The waiting is that of the bus's writer.
+/// How long a transaction waits for how many rows.
+struct Gather {
+    since: Instant,
+    look: Duration,
+    all: usize,
+}
+
+/// Takes what waits, and nothing at the end. The waiting is that of the bus's writer.
 fn take(
     shared: &Shared,
     look: Duration,
     answered: usize,
     taken: &mut Vec<(u64, oneshot::Sender<()>)>,
-) -> bool {
-    let (look, start) = (look.min(LOOK), Instant::now());
+) -> Option<Gather> {
+    let (look, since) = (look.min(LOOK), Instant::now());
     let all = answered + shared.waiting.load(Ordering::Acquire);
-    loop {
-        let waiting = shared.waiting.load(Ordering::Acquire);
-        let limit = if waiting > 0 { look / 2 } else { look };
-        if (waiting > 0 && waiting >= all) || start.elapsed() >= limit {
-            break;
-        }
+    while shared.waiting.load(Ordering::Acquire) == 0 && since.elapsed() < look {
         std::thread::yield_now();
     }
     let mut queue = shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
     while queue.rows.is_empty() {
         if queue.stop {
-            return false;
+            return None;
         }
         queue.asleep = true;
         queue = shared.ready.wait(queue).unwrap_or_else(PoisonError::into_inner);
@@ -188,5 +213,20 @@ fn take(
     }
     std::mem::swap(&mut queue.rows, taken);
     shared.waiting.store(0, Ordering::Release);
-    true
+    Some(Gather { since, look, all })
+}
+
+/// Takes further rows into the transaction, as the bus's writer does: none when it is to be committed.
+fn more(shared: &Shared, gather: &Gather, taken: &mut Vec<(u64, oneshot::Sender<()>)>) {
+    while taken.len() < gather.all {
+        let waiting = shared.waiting.load(Ordering::Acquire);
+        let is_over = gather.since.elapsed() >= gather.look;
+        if waiting >= TOGETHER || taken.len() + waiting >= gather.all || is_over {
+            let mut queue = shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            taken.append(&mut queue.rows);
+            shared.waiting.store(0, Ordering::Release);
+            return;
+        }
+        std::thread::yield_now();
+    }
 }
