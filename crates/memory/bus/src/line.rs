@@ -167,12 +167,8 @@ fn close(out: &mut Vec<u8>, start: usize, room: usize, kind: u8, len: usize) {
     let at = start + 11;
     out[at..at + digits.len()].copy_from_slice(digits.as_bytes());
     let crc = crc32c::crc32c(&out[at..]);
-    out[start + 2..start + 10].copy_from_slice(&hex8(crc));
+    out[start + 2..start + 10].copy_from_slice(&hex::<8>(crc.into()));
     out.push(b'\n');
-}
-
-fn hex8(crc: u32) -> [u8; 8] {
-    hex(crc.into())
 }
 
 /// Returns the last so many lower-case hex digits of a number.
@@ -196,7 +192,7 @@ pub(crate) fn d_line(salt: &[u8; 16], payload: &[u8]) -> Vec<u8> {
     out.push(b' ');
     out.extend_from_slice(payload);
     let crc = crc32c::crc32c(&out[11..]);
-    out[2..10].copy_from_slice(&hex8(crc));
+    out[2..10].copy_from_slice(&hex::<8>(crc.into()));
     out.push(b'\n');
     out
 }
@@ -210,7 +206,7 @@ pub(crate) fn payload_line(len: usize) -> usize {
 pub(crate) fn x_line(by: u64, len: usize) -> Vec<u8> {
     let mut out = format!("X 00000000 {by:020}").into_bytes();
     out.resize(payload_line(len), b'.');
-    let crc = hex8(crc32c::crc32c(&out[11..]));
+    let crc = hex::<8>(crc32c::crc32c(&out[11..]).into());
     out[2..10].copy_from_slice(&crc);
     out
 }
@@ -224,7 +220,7 @@ fn body(line: &[u8], kind: u8) -> Result<(&[u8], usize), Flaw> {
         return Err("the line's form is wrong");
     }
     let rest = &line[11..];
-    if line[2..10] != hex8(crc32c::crc32c(rest)) {
+    if line[2..10] != hex::<8>(crc32c::crc32c(rest).into()) {
         return Err("the CRC is wrong");
     }
     Ok((rest, 11))

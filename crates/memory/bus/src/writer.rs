@@ -346,7 +346,7 @@ mod tests {
         assert_eq!(writer.more(&gather, 2, usize::MAX).map(|g| g.len()), Some(3), "all are there");
         assert!(writer.more(&gather, 5, usize::MAX).is_none(), "it has all");
         assert!(writer.more(&gather, 2, usize::MAX).is_none(), "nobody came");
-        assert!(gather.since.elapsed() >= LOOK);
+        assert!(gather.since.elapsed() >= gather.look);
     }
 
     #[test]
