@@ -330,7 +330,7 @@ mod tests {
     fn waiting(groups: usize) -> Writer {
         let writer = Writer::new(Head::default());
         for _ in 0..groups {
-            let _ = writer.offer(vec![event()], Expect::Nothing, true).unwrap();
+            drop(writer.offer(vec![event()], Expect::Nothing, true).unwrap());
         }
         writer
     }
@@ -341,7 +341,7 @@ mod tests {
         let (groups, gather) = writer.take(LOOK, 3).unwrap();
         assert_eq!((groups.len(), gather.all), (2, 5));
         for _ in 0..3 {
-            let _ = writer.offer(vec![event()], Expect::Nothing, true).unwrap();
+            drop(writer.offer(vec![event()], Expect::Nothing, true).unwrap());
         }
         assert_eq!(writer.more(&gather, 2, usize::MAX).map(|g| g.len()), Some(3), "all are there");
         assert!(writer.more(&gather, 5, usize::MAX).is_none(), "it has all");
@@ -375,7 +375,7 @@ mod tests {
         let writer = waiting(1);
         let (_, gather) = writer.take(LOOK, 3).unwrap();
         for _ in 0..3 {
-            let _ = writer.offer(vec![event()], Expect::Nothing, true).unwrap();
+            drop(writer.offer(vec![event()], Expect::Nothing, true).unwrap());
         }
         let room = 2 * event().cost();
         assert_eq!(writer.more(&gather, 1, room).map(|g| g.len()), Some(2));
