@@ -1,16 +1,22 @@
 #!/bin/sh
 # Calls a running fleet with buf, a client that shares no code with it, and lints the contract.
-# Needs npm and a network. Usage: buf.sh <run folder>
+# Needs npm and, the first time, a network. Usage: buf.sh <run folder> <folder that keeps buf>
 set -eu
 
-run=${1:?usage: buf.sh <run folder>}
+run=${1:?usage: buf.sh <run folder> <folder that keeps buf>}
+kept=${2:?usage: buf.sh <run folder> <folder that keeps buf>}
 here=$(cd "$(dirname "$0")" && pwd)
 proto=$here/../../proto
-temp=$(mktemp -d)
-trap 'rm -rf "$temp"' EXIT
+buf=$kept/node_modules/.bin/buf
 
-npm install --no-save --no-audit --no-fund --silent --prefix "$temp" @bufbuild/buf@1.75.0
-buf=$temp/node_modules/.bin/buf
+# A connection that hangs would hold up everything: it is given up, and tried again.
+if [ "$("$buf" --version 2>/dev/null)" != 1.75.0 ]; then
+    mkdir -p "$kept"
+    for try in 1 2 3; do
+        timeout 60 npm install --no-save --no-audit --no-fund --silent --prefix "$kept" @bufbuild/buf@1.75.0 && break
+        [ "$try" -lt 3 ]
+    done
+fi
 
 (cd "$proto" && "$buf" lint && "$buf" build -o /dev/null)
 echo "ok    the contract is built and linted by buf $("$buf" --version)"

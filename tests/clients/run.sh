@@ -15,4 +15,4 @@ for _ in $(seq 200); do
 done
 "$mirror" status
 "$tools/venv/bin/python3" "$here/foreign.py" "$MIRROR_HOME/run" --samples "$here/../samples"
-sh "$here/buf.sh" "$MIRROR_HOME/run"
+sh "$here/buf.sh" "$MIRROR_HOME/run" "$tools/buf"
