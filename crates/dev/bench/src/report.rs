@@ -45,8 +45,9 @@ const SECTIONS: &[Section] = &[
         title: "In this process, against SQLite",
         text: "Every append is durable before it is acknowledged, on both sides; payloads of 256 bytes. SQLite has its write-ahead log and \
                synchronous FULL, an exclusive lock and 64 MiB of cache, behind one thread that takes all rows that wait into one \
-               transaction, waits for more and inserts meanwhile, as the bus's writer does. *Ordered* keeps the event under its position and no more; the other \
-               work adds a caller's id that must be unique and an index by subject, as the bus has them; in both the bus also chains hashes, \
+               transaction, waits for more and inserts meanwhile, as the bus's writer does. *Ordered* keeps the event under its \
+               position and no more; the other work adds a caller's id that must be unique and an index by subject, as the bus has \
+               them; in both the bus also chains hashes, \
                which SQLite does not. One producer is a thread, 64 are tasks on one executor. Each cell is on new files, after a fifth of its \
                time to warm up; the filling of the next segment and SQLite's checkpoints fall into the time. Medians, with least and most; \
                the ratio is the median of the rounds' ratios. Bar: ahead at 1 and 64 producers.",

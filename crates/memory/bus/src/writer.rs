@@ -76,7 +76,7 @@ pub(crate) struct Group {
     _permits: Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)>,
 }
 
-/// How long a batch waits for whom.
+/// How long a batch waits, and for how many.
 #[derive(Debug)]
 pub(crate) struct Gather {
     since: std::time::Instant,
@@ -227,7 +227,7 @@ impl Writer {
 
     /// Returns what waits, or nothing when the writer is to end.
     ///
-    /// Before it sleeps it looks for work for as long as `look`, the time of the last sync.
+    /// Before it sleeps it looks for work for as long as the last sync took; `answered` groups shared that.
     #[expect(
         clippy::disallowed_methods,
         reason = "the look is bounded by real time, also where a test stops the clock"
@@ -318,8 +318,6 @@ mod tests {
 
     use super::*;
     use crate::event::NewEvent;
-
-    const LOOK: Duration = Duration::from_millis(20);
 
     fn event() -> Prepared {
         let subject = Subject::parse("local.test").unwrap();

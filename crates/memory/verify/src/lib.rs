@@ -100,7 +100,7 @@ pub fn verify(bus_dir: &Path, progress: &mut dyn FnMut(Progress<'_>)) -> Result<
 /// What a verification takes and gives beside the usual.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
-    /// Most ids that are compared with all before them; each takes about 20 bytes of memory.
+    /// Most ids of callers that are compared with all before them; each takes about 20 bytes of memory.
     pub ids: u64,
     /// Sizes at which the root of the tree is reported.
     pub marks: Vec<u64>,

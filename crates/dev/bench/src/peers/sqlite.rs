@@ -1,7 +1,8 @@
 //! SQLite with its write-ahead log, synchronous FULL, behind one thread that batches.
 //!
-//! The thread takes all rows that wait into one transaction and answers after COMMIT. It waits for more, and
-//! inserts meanwhile, as the bus's writer does, and the database has an exclusive lock and a large cache, so that it is at its best.
+//! The thread takes all rows that wait into one transaction and answers after COMMIT. It waits for more, and inserts
+//! meanwhile, as the bus's writer does, and the database has an exclusive lock and a large cache, so that it is at its
+//! best.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +16,7 @@ use tokio::sync::oneshot;
 
 use crate::peers::work::{PAYLOAD, Work, id, subject};
 
-/// As in the bus's writer.
+// As in the bus's writer.
 const LOOK: Duration = Duration::from_micros(300);
 const TOGETHER: usize = 8;
 
